@@ -1,0 +1,315 @@
+//! One file per verb. Each takes a validated [`Target`](crate::config::Target), its options and an [`Operation`], and returns a report.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Result};
+
+/// How far an operation has come. Counts only grow within a phase; totals may still grow while `phase` is `scan`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// `scan`, `upload`, `download`, `stage`, `apply` or `verify`.
+    pub phase: &'static str,
+    /// Files finished.
+    pub files_done: u64,
+    /// Files known so far.
+    pub files_total: u64,
+    /// Bytes of content finished.
+    pub bytes_done: u64,
+    /// Bytes of content known so far.
+    pub bytes_total: u64,
+    /// Stored bytes sent or received so far.
+    pub transferred_bytes: u64,
+}
+
+/// What a caller hands to a running command: a way to cancel it and a place to report to.
+#[derive(Clone, Default)]
+pub struct Operation {
+    /// Cancelled by the caller; the command then stops at the next safe point with `CANCELLED`.
+    pub cancel: CancellationToken,
+    /// Called at most about ten times a second, from any thread.
+    pub on_progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Operation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Operation").field("cancelled", &self.cancel.is_cancelled()).finish_non_exhaustive()
+    }
+}
+
+impl Operation {
+    /// `CANCELLED` once the caller has cancelled.
+    ///
+    /// # Errors
+    /// Only that one.
+    pub fn check(&self) -> Result<()> {
+        if self.cancel.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
+    }
+}
+
+/// Why a snapshot was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    /// The configured schedule.
+    Schedule,
+    /// A scheduled run that was missed while the gateway was down.
+    CatchUp,
+    /// The host is about to compact a conversation.
+    BeforeCompaction,
+    /// The gateway is stopping or restarting.
+    GatewayStop,
+    /// The owner asked.
+    Manual,
+    /// The safety snapshot of a rollback.
+    BeforeRollback,
+}
+
+impl Trigger {
+    /// The stable spelling, for example `before_compaction`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Schedule => "schedule",
+            Self::CatchUp => "catch_up",
+            Self::BeforeCompaction => "before_compaction",
+            Self::GatewayStop => "gateway_stop",
+            Self::Manual => "manual",
+            Self::BeforeRollback => "before_rollback",
+        }
+    }
+}
+
+impl std::str::FromStr for Trigger {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        [Self::Schedule, Self::CatchUp, Self::BeforeCompaction, Self::GatewayStop, Self::Manual, Self::BeforeRollback]
+            .into_iter()
+            .find(|trigger| trigger.as_str() == text)
+            .ok_or_else(|| Error::config("trigger", format!("{text:?} is not a trigger")))
+    }
+}
+
+/// Something of the state that a snapshot does not hold, and why.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Exception {
+    /// Path as the snapshot names it; what is not UTF-8 is shown with replacement characters.
+    pub path: String,
+    /// Why it is not in the snapshot.
+    pub reason: String,
+}
+
+/// Options of `push`.
+#[derive(Debug, Clone)]
+pub struct PushOptions {
+    /// Recorded in the snapshot.
+    pub trigger: Trigger,
+}
+
+/// What a push did.
+#[derive(Debug, Clone)]
+pub struct PushReport {
+    /// The new snapshot's id; `None` when nothing had changed since the last one.
+    pub snapshot: Option<String>,
+    /// Why it was taken.
+    pub trigger: Trigger,
+    /// Files in the state.
+    pub files: u64,
+    /// Bytes of content of those files.
+    pub bytes: u64,
+    /// Files that are new or differ from this machine's last snapshot.
+    pub changed_files: u64,
+    /// Bytes sent to the store.
+    pub uploaded_bytes: u64,
+    /// Requests made to the store.
+    pub requests: u64,
+    /// What the snapshot does not hold.
+    pub exceptions: Vec<Exception>,
+    /// What failed after the snapshot was safe, for example the retention that follows it.
+    pub warnings: Vec<String>,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// Whether retention may age a snapshot out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotKind {
+    /// Taken by a trigger; retention applies.
+    Regular,
+    /// Taken before a rollback; never pruned automatically.
+    Safety,
+}
+
+impl SnapshotKind {
+    /// `regular` or `safety`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Regular => "regular",
+            Self::Safety => "safety",
+        }
+    }
+}
+
+/// One snapshot as `list` shows it.
+#[derive(Debug, Clone)]
+pub struct SnapshotInfo {
+    /// The id, which is also the folder's name in the bucket.
+    pub id: String,
+    /// RFC 3339, UTC, by the store's clock.
+    pub created_at: String,
+    /// Regular or safety.
+    pub kind: SnapshotKind,
+    /// Why it was taken.
+    pub trigger: String,
+    /// Host name of the machine that took it.
+    pub host: String,
+    /// Files it holds.
+    pub files: u64,
+    /// Bytes of content it holds.
+    pub bytes: u64,
+    /// Whether it holds everything that was in scope.
+    pub complete: bool,
+    /// How many things it does not hold.
+    pub exceptions: u64,
+}
+
+/// What `list` found.
+#[derive(Debug, Clone, Default)]
+pub struct ListReport {
+    /// Readable snapshots, newest first.
+    pub snapshots: Vec<SnapshotInfo>,
+    /// Snapshots whose manifest cannot be read, with the reason.
+    pub unreadable: Vec<Exception>,
+}
+
+/// Options of `pull`.
+#[derive(Debug, Clone)]
+pub struct PullOptions {
+    /// An id, the unique start of one, `latest`, or a time expression.
+    pub snapshot: String,
+    /// An empty or new directory outside the live state.
+    pub directory: std::path::PathBuf,
+    /// Globs over snapshot paths; empty means everything.
+    pub paths: Vec<String>,
+}
+
+/// What a pull wrote.
+#[derive(Debug, Clone)]
+pub struct PullReport {
+    /// The snapshot's id.
+    pub snapshot: String,
+    /// Files and symlinks written.
+    pub files: u64,
+    /// Bytes of content written.
+    pub bytes: u64,
+    /// What the snapshot does not hold.
+    pub exceptions: Vec<Exception>,
+}
+
+/// Options of `rollback`.
+#[derive(Debug, Clone)]
+pub struct RollbackOptions {
+    /// An id, the unique start of one, `latest`, or a time expression.
+    pub snapshot: String,
+    /// Globs over snapshot paths; empty means everything.
+    pub paths: Vec<String>,
+    /// Say what would be done and do nothing.
+    pub plan_only: bool,
+}
+
+/// What a rollback did, or with `plan_only` would do.
+#[derive(Debug, Clone)]
+pub struct RollbackReport {
+    /// The snapshot that was restored.
+    pub snapshot: String,
+    /// The safety snapshot taken before; `None` for a plan or when nothing had to change.
+    pub safety_snapshot: Option<String>,
+    /// Paths written from the snapshot.
+    pub restored: Vec<String>,
+    /// Paths removed because the snapshot does not have them.
+    pub deleted: Vec<String>,
+    /// How many paths already were as in the snapshot.
+    pub unchanged: u64,
+    /// Bytes of content written.
+    pub bytes: u64,
+    /// Whether a gateway that ran on this state must be restarted.
+    pub restart_required: bool,
+}
+
+/// Options of `verify`.
+#[derive(Debug, Clone, Default)]
+pub struct VerifyOptions {
+    /// Also download and check every stored byte.
+    pub read_data: bool,
+}
+
+/// What `verify` found.
+#[derive(Debug, Clone, Default)]
+pub struct VerifyReport {
+    /// Snapshots checked.
+    pub snapshots: u64,
+    /// Packs checked.
+    pub packs: u64,
+    /// Chunks that the snapshots refer to.
+    pub chunks: u64,
+    /// Stored bytes that were read and checked.
+    pub read_bytes: u64,
+    /// What is wrong, each with the key or snapshot it concerns. Empty means the repository is sound.
+    pub problems: Vec<String>,
+}
+
+/// What `prune` did.
+#[derive(Debug, Clone, Default)]
+pub struct PruneReport {
+    /// Snapshots removed by retention.
+    pub removed_snapshots: Vec<String>,
+    /// Packs taken out of use; their bytes go after the grace period.
+    pub condemned_packs: u64,
+    /// Packs deleted.
+    pub deleted_packs: u64,
+    /// Stored bytes freed.
+    pub freed_bytes: u64,
+}
+
+/// One difference between two states.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Path as the snapshot names it.
+    pub path: String,
+    /// `added`, `removed` or `modified`, going from the first to the second.
+    pub kind: &'static str,
+}
+
+/// What `diff` found.
+#[derive(Debug, Clone)]
+pub struct DiffReport {
+    /// The older side.
+    pub from: String,
+    /// The newer side; `None` means the live state.
+    pub to: Option<String>,
+    /// The differences, ordered by path.
+    pub changes: Vec<Change>,
+}
+
+/// Where backups stand.
+#[derive(Debug, Clone)]
+pub struct StatusReport {
+    /// Where the repository is, without secrets.
+    pub location: String,
+    /// Whether what is stored is encrypted.
+    pub encrypted: bool,
+    /// Snapshots that can be listed.
+    pub snapshots: u64,
+    /// The newest one.
+    pub latest: Option<SnapshotInfo>,
+    /// Bytes that the repository takes in the store.
+    pub stored_bytes: u64,
+    /// Objects that the repository takes in the store.
+    pub objects: u64,
+    /// Directories that are left out by default because they are rebuilt, found in this state.
+    pub left_out: Vec<String>,
+}

@@ -1,0 +1,92 @@
+//! The configuration: what a user writes in `openclaw.json`, checked field by field.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+/// A credential. Shown as `<secret>` wherever it might be printed, wiped when dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Wraps a credential.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(Zeroizing::new(text.into()))
+    }
+
+    /// The credential itself, for the one call that needs it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<secret>")
+    }
+}
+
+/// Where the repository is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// Backblaze B2; the S3 endpoint follows from `region`, or from the authorize call when that is absent.
+    BackblazeB2,
+    /// Any S3 service at this base URL, addressed path style.
+    S3(String),
+    /// A directory on this machine (`file:///dir`).
+    Directory(PathBuf),
+}
+
+/// A validated configuration together with the state directory it applies to.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The OpenClaw state directory, absolute.
+    pub state_dir: PathBuf,
+    /// Access key id; `None` only for a directory.
+    pub key_id: Option<String>,
+    /// Secret access key. Its key slot encrypts the repository, also for a directory.
+    pub application_key: Option<Secret>,
+    /// Bucket name; `None` only for a directory.
+    pub bucket: Option<String>,
+    /// Region; `None` asks B2, or means `us-east-1` for another S3 service.
+    pub region: Option<String>,
+    /// Where the repository lives.
+    pub endpoint: Endpoint,
+    /// Folder in the bucket, without slashes at its ends.
+    pub prefix: String,
+    /// Whether what is stored is encrypted.
+    pub encrypt: bool,
+    /// A further secret that opens the repository.
+    pub passphrase: Option<Secret>,
+    /// How many regular snapshots of this machine are kept, at least 1.
+    pub keep_snapshots: u32,
+    /// Globs over snapshot paths that are added to the scope although a rule leaves them out.
+    pub include: Vec<String>,
+    /// Globs over snapshot paths that are left out.
+    pub exclude: Vec<String>,
+    /// Where `b2_authorize_account` is answered; tests point it at a stand-in.
+    pub authorize_url: String,
+    /// How long to wait for what.
+    pub timeouts: Timeouts,
+}
+
+/// How long to wait for what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To open a connection.
+    pub connect: Duration,
+    /// Without a single byte of progress in either direction.
+    pub stall: Duration,
+    /// For one store operation with all its repetitions, as long as none makes progress.
+    pub operation: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(10), stall: Duration::from_secs(60), operation: Duration::from_secs(300) }
+    }
+}

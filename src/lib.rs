@@ -1,0 +1,11 @@
+//! Encrypted, incremental, deduplicated snapshots of one `OpenClaw` instance.
+//!
+//! Read from the outside in: [`commands`] has one file per verb, [`repository`] is the stored format, [`store`] is where
+//! bytes go, [`state`] is what `OpenClaw` keeps on disk. `docs/format.md` gives the stored bytes.
+
+pub mod commands;
+pub mod config;
+pub mod error;
+pub mod store;
+
+pub use error::{Code, Error, Result};
