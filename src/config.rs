@@ -87,6 +87,6 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(10), stall: Duration::from_secs(60), operation: Duration::from_secs(300) }
+        Self { connect: Duration::from_secs(10), stall: Duration::from_mins(1), operation: Duration::from_mins(5) }
     }
 }
