@@ -6,6 +6,7 @@
 pub mod commands;
 pub mod config;
 pub mod error;
+pub mod repository;
 pub mod store;
 
 pub use error::{Code, Error, Result};

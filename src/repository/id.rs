@@ -1,0 +1,208 @@
+//! The names of things in a repository: 16 random bytes for keys, packs and index objects, 16 keyed-hash bytes for
+//! chunks, and the readable ids of snapshots.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::SystemTime;
+
+use crate::error::{Code, Error, Result};
+
+/// 16 bytes, written as 32 lowercase hexadecimal digits.
+macro_rules! id16 {
+    ($(#[$meta:meta])* $name:ident) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; 16]);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&hex(&self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({self})", stringify!($name))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Error;
+
+            fn from_str(text: &str) -> Result<Self> {
+                unhex(text).map(Self).ok_or_else(|| {
+                    Error::new(Code::Corrupt, concat!("not a ", stringify!($name), ": 32 hexadecimal digits expected"))
+                })
+            }
+        }
+    };
+}
+
+id16!(
+    /// Names a master key.
+    MasterKeyId
+);
+id16!(
+    /// Names a key slot.
+    SlotId
+);
+id16!(
+    /// Names a pack.
+    PackId
+);
+id16!(
+    /// Names an index object.
+    IndexId
+);
+id16!(
+    /// Names a chunk: the first 16 bytes of its keyed BLAKE3 hash. 128 bits are enough because nobody without the key
+    /// can search for collisions, and a restore also compares the SHA-256 of the whole file.
+    ChunkId
+);
+id16!(
+    /// Names a machine for retention; random, kept beside the local cache.
+    MachineId
+);
+
+impl MasterKeyId {
+    /// What stands in place of a master key's id in an unencrypted repository.
+    pub const NONE: Self = Self([0; 16]);
+}
+
+/// Lowercase hexadecimal digits of `bytes`.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    use fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// The bytes of `text`, if it is exactly `2 * N` lowercase hexadecimal digits.
+#[must_use]
+pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.as_bytes();
+    if digits.len() != 2 * N || !digits.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f')) {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+/// `N` bytes from the operating system's random number generator.
+///
+/// # Errors
+/// `IO` when the operating system has none to give.
+pub fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Error::new(Code::Io, format!("the operating system gives no random numbers: {error}")))?;
+    Ok(bytes)
+}
+
+const SAFETY_PREFIX: &str = "safety-";
+
+/// A snapshot's id: `2026-02-19T00-00-00Z-7f3a91c2`, or the same after `safety-`.
+///
+/// The time is by the store's clock, so that machines whose own clocks differ agree on the order. The suffix is random:
+/// two machines that push in the same second write different manifests.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SnapshotId(String);
+
+impl SnapshotId {
+    /// A new id for a snapshot taken at `now`.
+    ///
+    /// # Errors
+    /// `IO` when there are no random numbers, `CONFIG` when the clock shows an impossible time.
+    pub fn generate(now: SystemTime, safety: bool) -> Result<Self> {
+        let timestamp = jiff::Timestamp::try_from(now)
+            .map_err(|error| Error::new(Code::Config, format!("the clock shows no usable time: {error}")))?;
+        let suffix = hex(&random::<4>()?);
+        let prefix = if safety { SAFETY_PREFIX } else { "" };
+        Ok(Self(format!("{prefix}{}-{suffix}", timestamp.strftime("%Y-%m-%dT%H-%M-%SZ"))))
+    }
+
+    /// The id itself.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the snapshot was taken before a rollback, so that retention leaves it alone.
+    #[must_use]
+    pub fn is_safety(&self) -> bool {
+        self.0.starts_with(SAFETY_PREFIX)
+    }
+
+    /// The key of its manifest.
+    #[must_use]
+    pub fn manifest_key(&self) -> String {
+        format!("{}/manifest.json", self.0)
+    }
+
+    /// What orders snapshots: the time part, then the suffix.
+    #[must_use]
+    pub fn order(&self) -> &str {
+        self.0.strip_prefix(SAFETY_PREFIX).unwrap_or(&self.0)
+    }
+}
+
+impl fmt::Display for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for SnapshotId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let rest = text.strip_prefix(SAFETY_PREFIX).unwrap_or(text);
+        let shape = b"dddd-dd-ddTdd-dd-ddZ-hhhhhhhh";
+        let fits = rest.len() == shape.len()
+            && rest.bytes().zip(shape).all(|(byte, shape)| match shape {
+                b'd' => byte.is_ascii_digit(),
+                b'h' => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+                _ => byte == *shape,
+            });
+        if fits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Error::new(Code::NotFound, format!("{text:?} is not a snapshot id")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generated_snapshot_id_parses_and_knows_its_kind() {
+        for safety in [false, true] {
+            let id = SnapshotId::generate(SystemTime::UNIX_EPOCH, safety).unwrap();
+            assert_eq!(id.as_str().parse::<SnapshotId>().unwrap(), id);
+            assert_eq!(id.is_safety(), safety);
+            assert!(id.order().starts_with("1970-01-01T00-00-00Z-"));
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_snapshot_id_is_refused() {
+        for text in
+            ["", "latest", "2026-02-19T00-00-00Z", "2026-02-19T00-00-00Z-7F3A91C2", "../../etc/passwd-00-00-00Z"]
+        {
+            assert!(text.parse::<SnapshotId>().is_err(), "{text}");
+        }
+    }
+}

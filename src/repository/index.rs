@@ -1,0 +1,369 @@
+//! The index: which chunk lies in which frame of which pack.
+//!
+//! Index objects are immutable; what is known is the union of all that exist. An object lists live packs and condemned
+//! ones: a condemned pack still serves reads, but no push may rely on it, so that it can be deleted once every push
+//! that might already have done so is over.
+
+use std::collections::HashMap;
+
+use minicbor::{Decode, Encode};
+
+use super::id::{ChunkId, IndexId, PackId, random};
+use super::pack::{self, MAX_FRAME, MAX_PACK};
+use super::seal::{HEADER_LENGTH, Header, MasterKey, Role, Sealer, TAG_LENGTH, seal_object};
+use crate::error::{Error, Result};
+
+/// The most bytes that an index object may take in memory.
+const MAX_INDEX: usize = 256 << 20;
+/// Chunks after which a writer starts another index object: about 5 MB stored.
+pub const INDEX_TARGET_CHUNKS: usize = 256 << 10;
+
+/// The key of an index object.
+#[must_use]
+pub fn index_key(id: IndexId) -> String {
+    format!("index/{id}")
+}
+
+/// Where a frame lies in its pack, and its chunks in order.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct FrameEntry {
+    /// Bytes from the pack's start to the sealed frame.
+    #[n(0)]
+    pub offset: u64,
+    /// Sealed bytes.
+    #[n(1)]
+    pub length: u32,
+    /// Content bytes of each chunk.
+    #[n(2)]
+    chunk_lengths: Vec<u32>,
+    /// The ids of the chunks, 16 bytes each, put together.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    chunk_ids: Vec<u8>,
+}
+
+impl FrameEntry {
+    /// A frame of these chunks.
+    #[must_use]
+    pub fn new(offset: u64, length: u32, chunks: &[(ChunkId, u32)]) -> Self {
+        Self {
+            offset,
+            length,
+            chunk_lengths: chunks.iter().map(|(_, length)| *length).collect(),
+            chunk_ids: chunks.iter().flat_map(|(id, _)| id.0).collect(),
+        }
+    }
+
+    /// The ids of its chunks, in order.
+    pub fn chunk_ids(&self) -> impl ExactSizeIterator<Item = ChunkId> + '_ {
+        self.chunk_ids.chunks_exact(16).map(|id| ChunkId(id.try_into().expect("chunks of 16")))
+    }
+
+    /// Its chunks with their content lengths, in order.
+    pub fn chunks(&self) -> impl Iterator<Item = (ChunkId, u32)> + '_ {
+        self.chunk_ids().zip(self.chunk_lengths.iter().copied())
+    }
+
+    fn is_sound(&self, pack_size: u64) -> bool {
+        let content: u64 = self.chunk_lengths.iter().map(|length| u64::from(*length)).sum();
+        self.chunk_ids.len() == 16 * self.chunk_lengths.len()
+            && content <= MAX_FRAME as u64
+            && self.offset >= HEADER_LENGTH as u64
+            && self.offset.checked_add(u64::from(self.length)).is_some_and(|end| end <= pack_size)
+    }
+}
+
+/// A pack and its frames.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct PackEntry {
+    /// The pack's name.
+    #[cbor(n(0), with = "bytes16")]
+    pub id: PackId,
+    /// Stored bytes of the whole object.
+    #[n(1)]
+    pub size: u64,
+    /// Its frames, in order, without the empty last one.
+    #[n(2)]
+    pub frames: Vec<FrameEntry>,
+}
+
+impl PackEntry {
+    /// How many chunks it holds.
+    #[must_use]
+    pub fn chunk_count(&self) -> usize {
+        self.frames.iter().map(|frame| frame.chunk_lengths.len()).sum()
+    }
+}
+
+/// The content of one index object.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+pub struct IndexObject {
+    /// Packs that pushes may rely on.
+    #[n(0)]
+    pub live: Vec<PackEntry>,
+    /// Packs that wait for their deletion.
+    #[n(1)]
+    pub condemned: Vec<PackEntry>,
+}
+
+impl IndexObject {
+    /// Splits packs over objects of a bounded size.
+    #[must_use]
+    pub fn split(live: Vec<PackEntry>, condemned: Vec<PackEntry>) -> Vec<Self> {
+        let mut objects = Vec::new();
+        let mut current = Self::default();
+        let mut chunks = 0;
+        let all = live.into_iter().map(|pack| (pack, true)).chain(condemned.into_iter().map(|pack| (pack, false)));
+        for (pack, is_live) in all {
+            chunks += pack.chunk_count();
+            if is_live {
+                current.live.push(pack)
+            } else {
+                current.condemned.push(pack)
+            }
+            if chunks >= INDEX_TARGET_CHUNKS {
+                objects.push(std::mem::take(&mut current));
+                chunks = 0;
+            }
+        }
+        if current != Self::default() {
+            objects.push(current);
+        }
+        objects
+    }
+
+    /// The plain bytes, compressed: what the local cache keeps and what is sealed for the store.
+    ///
+    /// # Errors
+    /// `IO` when zstd has no memory.
+    pub fn to_compressed(&self) -> Result<Vec<u8>> {
+        pack::compress(&minicbor::to_vec(self).expect("writing to memory does not fail"))
+    }
+
+    /// Undoes [`IndexObject::to_compressed`], checking every claim that a reader relies on.
+    ///
+    /// # Errors
+    /// `CORRUPT` naming `key`.
+    pub fn from_compressed(compressed: &[u8], key: &str) -> Result<Self> {
+        let plain = pack::decompress(compressed, MAX_INDEX)
+            .ok_or_else(|| Error::corrupt(key, "it does not decompress to an index"))?;
+        let object: Self =
+            minicbor::decode(&plain).map_err(|error| Error::corrupt(key, format!("it is no index: {error}")))?;
+        let sound = |pack: &PackEntry| pack.size <= MAX_PACK && pack.frames.iter().all(|f| f.is_sound(pack.size));
+        if object.live.iter().chain(&object.condemned).all(sound) {
+            Ok(object)
+        } else {
+            Err(Error::corrupt(key, "it places a frame outside its pack"))
+        }
+    }
+
+    /// Seals it as a new object.
+    ///
+    /// # Errors
+    /// `IO` when there is no memory or are no random numbers.
+    pub fn seal(&self, key: &MasterKey) -> Result<(IndexId, Vec<u8>, Vec<u8>)> {
+        let id = IndexId(random()?);
+        let compressed = self.to_compressed()?;
+        let object = seal_object(key, Role::Index, &index_key(id), compressed.clone())?;
+        Ok((id, object, compressed))
+    }
+}
+
+/// Opens a stored index object down to the compressed bytes; `key` finds a master key by the header.
+///
+/// # Errors
+/// `CORRUPT` when it is not what was sealed, and what `key` gives.
+pub fn open_index<'k>(
+    id: IndexId,
+    stored: &[u8],
+    key: impl FnOnce(&Header, &str) -> Result<&'k MasterKey>,
+) -> Result<Vec<u8>> {
+    let name = index_key(id);
+    let header = Header::parse(stored, Role::Index, &name)?;
+    if stored.len() < HEADER_LENGTH + TAG_LENGTH {
+        return Err(Error::corrupt(&name, "it was cut"));
+    }
+    Sealer::with_header(key(&header, &name)?, header, &name)
+        .open(0, true, &stored[HEADER_LENGTH..])
+        .ok_or_else(|| Error::corrupt(&name, "its bytes were changed"))
+}
+
+/// Where one chunk lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location {
+    /// Which of [`Index::packs`].
+    pub pack: u32,
+    /// Which frame of the pack.
+    pub frame: u32,
+    /// Which chunk of the frame.
+    pub chunk: u32,
+    /// Content bytes.
+    pub length: u32,
+}
+
+/// What all index objects say together.
+#[derive(Debug, Default)]
+pub struct Index {
+    /// The packs, live ones first come first; duplicates are merged.
+    pub packs: Vec<IndexedPack>,
+    by_pack: HashMap<PackId, u32>,
+    chunks: HashMap<ChunkId, Location>,
+}
+
+/// A pack as the index knows it.
+#[derive(Debug)]
+pub struct IndexedPack {
+    /// Its frames.
+    pub entry: PackEntry,
+    /// Whether some index object condemns it: then it serves reads alone.
+    pub condemned: bool,
+}
+
+impl Index {
+    /// Adds what one object says. `usable` tells whether the store has a pack, whole.
+    ///
+    /// A pack that any object condemns is condemned. A chunk is found in a live pack if one has it.
+    pub fn add(&mut self, object: IndexObject, usable: impl Fn(&PackEntry) -> bool) {
+        let all = object
+            .live
+            .into_iter()
+            .map(|pack| (pack, false))
+            .chain(object.condemned.into_iter().map(|pack| (pack, true)));
+        for (entry, condemned) in all {
+            if !usable(&entry) {
+                continue;
+            }
+            if let Some(known) = self.by_pack.get(&entry.id) {
+                self.packs[*known as usize].condemned |= condemned;
+                continue;
+            }
+            let pack = self.packs.len() as u32;
+            self.by_pack.insert(entry.id, pack);
+            for (frame, place) in entry.frames.iter().enumerate() {
+                for (chunk, (id, length)) in place.chunks().enumerate() {
+                    let location = Location { pack, frame: frame as u32, chunk: chunk as u32, length };
+                    let known = self.chunks.entry(id).or_insert(location);
+                    if !condemned && self.packs.get(known.pack as usize).is_some_and(|pack| pack.condemned) {
+                        *known = location;
+                    }
+                }
+            }
+            self.packs.push(IndexedPack { entry, condemned });
+        }
+    }
+
+    /// Where a chunk can be read.
+    #[must_use]
+    pub fn find(&self, id: ChunkId) -> Option<Location> {
+        self.chunks.get(&id).copied()
+    }
+
+    /// Whether a push may rely on the chunk being there: it lies in a pack that nobody condemned.
+    #[must_use]
+    pub fn has_live(&self, id: ChunkId) -> bool {
+        self.chunks.get(&id).is_some_and(|at| !self.packs[at.pack as usize].condemned)
+    }
+
+    /// The pack with this name.
+    #[must_use]
+    pub fn pack(&self, id: PackId) -> Option<&IndexedPack> {
+        self.by_pack.get(&id).map(|at| &self.packs[*at as usize])
+    }
+
+    /// How many chunks are known.
+    #[must_use]
+    pub fn chunk_count(&self) -> usize {
+        self.chunks.len()
+    }
+}
+
+mod bytes16 {
+    //! [`PackId`] as a CBOR byte string.
+    use super::PackId;
+    use minicbor::{Decoder, Encoder};
+
+    pub fn encode<C, W: minicbor::encode::Write>(
+        id: &PackId,
+        encoder: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        encoder.bytes(&id.0)?.ok()
+    }
+
+    pub fn decode<C>(decoder: &mut Decoder<'_>, _: &mut C) -> Result<PackId, minicbor::decode::Error> {
+        let bytes = decoder.bytes()?;
+        bytes.try_into().map(PackId).map_err(|_| minicbor::decode::Error::message("a pack id has 16 bytes"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::id::MasterKeyId;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pack(id: u8, chunks: &[u8]) -> PackEntry {
+        let chunks: Vec<_> = chunks.iter().map(|chunk| (ChunkId([*chunk; 16]), 10)).collect();
+        PackEntry { id: PackId([id; 16]), size: 1000, frames: vec![FrameEntry::new(60, 100, &chunks)] }
+    }
+
+    #[test]
+    fn an_index_object_reads_back_when_sealed_and_when_cached() {
+        let object = IndexObject { live: vec![pack(1, &[1, 2])], condemned: vec![pack(2, &[3])] };
+        let key = MasterKey::from_parts(MasterKeyId([1; 16]), [2; 32]);
+        let (id, stored, cached) = object.seal(&key).unwrap();
+        let opened = open_index(id, &stored, |_, _| Ok(&key)).unwrap();
+        assert_eq!(opened, cached);
+        assert_eq!(IndexObject::from_compressed(&opened, "index/x").unwrap(), object);
+        for byte in 0..stored.len() {
+            let mut changed = stored.clone();
+            changed[byte] ^= 1;
+            assert!(open_index(id, &changed, |_, _| Ok(&key)).is_err(), "byte {byte}");
+        }
+    }
+
+    #[test]
+    fn a_pack_that_any_object_condemns_serves_reads_alone() {
+        for condemned_first in [true, false] {
+            let live = IndexObject { live: vec![pack(1, &[1])], condemned: vec![] };
+            let condemned = IndexObject { live: vec![], condemned: vec![pack(1, &[1])] };
+            let order = if condemned_first { [condemned, live] } else { [live, condemned] };
+            let mut index = Index::default();
+            for object in order {
+                index.add(object, |_| true);
+            }
+            assert!(index.find(ChunkId([1; 16])).is_some());
+            assert!(!index.has_live(ChunkId([1; 16])));
+        }
+    }
+
+    #[test]
+    fn a_chunk_in_a_live_and_a_condemned_pack_is_live() {
+        for order in [[(1, true), (2, false)], [(1, false), (2, true)]] {
+            let mut index = Index::default();
+            for (id, condemned) in order {
+                let (live, gone) =
+                    if condemned { (vec![], vec![pack(id, &[7])]) } else { (vec![pack(id, &[7])], vec![]) };
+                index.add(IndexObject { live, condemned: gone }, |_| true);
+            }
+            assert!(index.has_live(ChunkId([7; 16])));
+        }
+    }
+
+    #[test]
+    fn a_frame_outside_its_pack_is_refused() {
+        let mut outside = pack(1, &[1]);
+        outside.frames[0].offset = 950;
+        let object = IndexObject { live: vec![outside], condemned: vec![] };
+        assert!(IndexObject::from_compressed(&object.to_compressed().unwrap(), "index/x").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = IndexObject::from_compressed(&bytes, "index/x");
+            let _ = IndexObject::from_compressed(&pack::compress(&bytes).unwrap(), "index/x");
+            let key = MasterKey::plain();
+            let _ = open_index(IndexId([0; 16]), &bytes, |_, _| Ok(&key));
+        }
+    }
+}

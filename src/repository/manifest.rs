@@ -1,0 +1,240 @@
+//! Manifests: a snapshot exists if and only if its manifest does, which is written last.
+//!
+//! A manifest is a small JSON object of constant size: a plain header and a sealed body with the summary and the root of
+//! the file tree.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+
+use super::id::{MachineId, MasterKeyId, SnapshotId, hex, unhex};
+use super::seal::{Header, MasterKey, Role, Sealer};
+use super::tree::{MAX_DEPTH, ROOT_CHUNKS, Root};
+use crate::commands::{Exception, Trigger};
+use crate::error::{Error, Result};
+
+/// The largest manifest that a reader accepts, in bytes.
+pub const MAX_MANIFEST: u64 = 1 << 20;
+/// How many exceptions a manifest spells out; the tree has them all.
+pub const LISTED_EXCEPTIONS: usize = 20;
+
+/// What a snapshot is, in short.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// RFC 3339, UTC, by the store's clock; orders snapshots of machines whose clocks differ.
+    pub created_at: jiff::Timestamp,
+    /// Why it was taken.
+    pub trigger: Trigger,
+    /// Which machine took it: retention counts per machine.
+    #[serde(with = "machine_id")]
+    pub machine: MachineId,
+    /// That machine's host name, for people.
+    pub host: String,
+    /// Version of this software that wrote it.
+    pub writer: String,
+    /// Files and databases.
+    pub files: u64,
+    /// Bytes of their content.
+    pub bytes: u64,
+    /// How many things in scope it does not hold.
+    pub exceptions: u64,
+    /// The first of them.
+    pub first_exceptions: Vec<Exception>,
+    /// Where the tree starts.
+    pub tree: Root,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Stored {
+    format: u32,
+    snapshot: String,
+    created_at: jiff::Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    master_key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    salt: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sealed: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    plain: Option<Summary>,
+}
+
+/// Everything of the header that a reader may rely on, so that sealing the body seals the header with it.
+fn bound_name(id: &SnapshotId, created_at: jiff::Timestamp) -> String {
+    format!("{}\n{created_at}", id.manifest_key())
+}
+
+impl Summary {
+    /// The stored bytes of the manifest of snapshot `id`.
+    ///
+    /// # Errors
+    /// `IO` when there are no random numbers.
+    ///
+    /// # Panics
+    /// Never: a summary is plain data.
+    pub fn to_manifest(&self, id: &SnapshotId, key: &MasterKey) -> Result<Vec<u8>> {
+        let mut stored = Stored {
+            format: 1,
+            snapshot: id.to_string(),
+            created_at: self.created_at,
+            master_key: None,
+            salt: None,
+            sealed: None,
+            plain: None,
+        };
+        if key.secret().is_some() {
+            let sealer = Sealer::new(key, Role::Manifest, &bound_name(id, self.created_at))?;
+            let mut body = serde_json::to_vec(self).expect("a summary is plain data");
+            sealer.seal(0, true, &mut body);
+            stored.master_key = Some(key.id.to_string());
+            stored.salt = Some(hex(&sealer.header().salt));
+            stored.sealed = Some(BASE64.encode(body));
+        } else {
+            stored.plain = Some(self.clone());
+        }
+        let mut bytes = serde_json::to_vec_pretty(&stored).expect("a manifest is plain data");
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    /// Reads a stored manifest; `key` finds a master key by the header.
+    ///
+    /// # Errors
+    /// `CORRUPT` when it is not what was written, and what `key` gives.
+    pub fn from_manifest<'k>(
+        id: &SnapshotId,
+        bytes: &[u8],
+        key: impl FnOnce(&Header, &str) -> Result<&'k MasterKey>,
+    ) -> Result<Self> {
+        Self::read(id, bytes, key).map_err(|error| error.in_snapshot(id.as_str()))
+    }
+
+    fn read<'k>(
+        id: &SnapshotId,
+        bytes: &[u8],
+        key: impl FnOnce(&Header, &str) -> Result<&'k MasterKey>,
+    ) -> Result<Self> {
+        let name = id.manifest_key();
+        let damaged = |why: &str| Error::corrupt(&name, why);
+        let stored: Stored = serde_json::from_slice(bytes)
+            .map_err(|error| Error::corrupt(&name, format!("it is no manifest: {error}")))?;
+        if stored.format != 1 {
+            return Err(damaged("its format is unknown to this version").advise("update openclaw-b2-backup"));
+        }
+        if stored.snapshot != id.as_str() {
+            return Err(damaged("it belongs to another snapshot"));
+        }
+        let summary = match stored {
+            Stored { master_key: Some(master), salt: Some(salt), sealed: Some(sealed), plain: None, .. } => {
+                let master_key: MasterKeyId = master.parse()?;
+                let salt = unhex(&salt).ok_or_else(|| damaged("its salt is no salt"))?;
+                let sealed = BASE64.decode(sealed).map_err(|_| damaged("its body is no base64"))?;
+                let header = Header { role: Role::Manifest, master_key, salt };
+                if master_key == MasterKeyId::NONE {
+                    return Err(damaged("it claims to be sealed without a key"));
+                }
+                let key = key(&header, &name)?;
+                let body = Sealer::with_header(key, header, &bound_name(id, stored.created_at))
+                    .open(0, true, &sealed)
+                    .ok_or_else(|| damaged("its bytes were changed"))?;
+                serde_json::from_slice(&body).map_err(|_| damaged("its body is no summary"))?
+            }
+            Stored { master_key: None, salt: None, sealed: None, plain: Some(summary), .. } => {
+                key(&Header { role: Role::Manifest, master_key: MasterKeyId::NONE, salt: [0; 32] }, &name)?;
+                summary
+            }
+            _ => return Err(damaged("it is neither sealed nor plain")),
+        };
+        if summary.created_at != stored.created_at {
+            return Err(damaged("its header contradicts its body"));
+        }
+        if summary.tree.chunks.len() > ROOT_CHUNKS || summary.tree.depth > MAX_DEPTH {
+            return Err(damaged("the root of its tree is out of bounds"));
+        }
+        Ok(summary)
+    }
+}
+
+mod machine_id {
+    use super::MachineId;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(id: &MachineId, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(id)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MachineId, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::id::ChunkId;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn summary() -> Summary {
+        Summary {
+            created_at: "2026-02-19T00:00:00Z".parse().unwrap(),
+            trigger: Trigger::Schedule,
+            machine: MachineId([5; 16]),
+            host: "kestrel".into(),
+            writer: "0.2.0".into(),
+            files: 3,
+            bytes: 4,
+            exceptions: 1,
+            first_exceptions: vec![Exception { path: "a".into(), reason: "b".into() }],
+            tree: Root { depth: 0, chunks: vec![ChunkId([6; 16])] },
+        }
+    }
+
+    fn id() -> SnapshotId {
+        "2026-02-19T00-00-00Z-7f3a91c2".parse().unwrap()
+    }
+
+    #[test]
+    fn a_manifest_reads_back_and_belongs_to_one_snapshot_of_one_repository() {
+        let key = MasterKey::from_parts(MasterKeyId([1; 16]), [2; 32]);
+        for key in [key, MasterKey::plain()] {
+            let bytes = summary().to_manifest(&id(), &key).unwrap();
+            assert_eq!(Summary::from_manifest(&id(), &bytes, |_, _| Ok(&key)).unwrap(), summary());
+            let other: SnapshotId = "2026-02-20T00-00-00Z-7f3a91c2".parse().unwrap();
+            assert!(Summary::from_manifest(&other, &bytes, |_, _| Ok(&key)).is_err());
+            let renamed = String::from_utf8(bytes).unwrap().replace(id().as_str(), other.as_str());
+            let moved = Summary::from_manifest(&other, renamed.as_bytes(), |_, _| Ok(&key));
+            assert_eq!(moved.is_err(), key.secret().is_some(), "only a sealed one can tell");
+        }
+    }
+
+    #[test]
+    fn another_time_in_the_header_is_found_out() {
+        let key = MasterKey::from_parts(MasterKeyId([1; 16]), [2; 32]);
+        let text = String::from_utf8(summary().to_manifest(&id(), &key).unwrap()).unwrap();
+        let later = text.replace("2026-02-19T00:00:00Z", "2027-02-19T00:00:00Z");
+        assert_ne!(later, text);
+        assert!(Summary::from_manifest(&id(), later.as_bytes(), |_, _| Ok(&key)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_byte_never_passes(at in any::<proptest::sample::Index>(), byte in any::<u8>()) {
+            let key = MasterKey::from_parts(MasterKeyId([1; 16]), [2; 32]);
+            let mut bytes = summary().to_manifest(&id(), &key).unwrap();
+            let at = at.index(bytes.len());
+            prop_assume!(bytes[at] != byte);
+            bytes[at] = byte;
+            if let Ok(read) = Summary::from_manifest(&id(), &bytes, |_, _| Ok(&key)) {
+                prop_assert_eq!(read, summary());
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let key = MasterKey::plain();
+            let _ = Summary::from_manifest(&id(), &bytes, |_, _| Ok(&key));
+        }
+    }
+}
