@@ -7,6 +7,7 @@ pub mod commands;
 pub mod config;
 pub mod error;
 pub mod repository;
+pub mod state;
 pub mod store;
 
 pub use error::{Code, Error, Result};

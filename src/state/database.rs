@@ -1,0 +1,468 @@
+//! SQLite databases: consistent copies without credentials, and putting a copy back without losing this machine's own.
+//!
+//! A copy is made by `VACUUM INTO`, inside one read transaction: it is consistent whoever writes meanwhile, holds
+//! nothing of what free pages remember, keeps every rowid (plain `VACUUM` renumbers tables that have neither an INTEGER
+//! PRIMARY KEY nor an index), and has no write-ahead log beside it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+
+use super::private::create_private_file;
+use crate::error::{Code, Error, Result};
+
+/// How every SQLite database starts (<https://sqlite.org/fileformat2.html>, section 1.3).
+pub const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// How long to wait for a writer that holds a database exclusively.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Tables whose rows are credentials or identities of this machine: never in a snapshot, kept by a rollback.
+const SECRET_TABLES: &[&str] = &[
+    // state/openclaw.sqlite
+    "audit_identity_keys",
+    "apns_registrations",
+    "channel_ingress_events",
+    "channel_pairing_requests",
+    "clawhub_promotion_claims",
+    "config_revision_keys",
+    "device_auth_tokens",
+    "device_bootstrap_tokens",
+    "device_identities",
+    "device_pairing_join_codes",
+    "device_pairing_paired",
+    "gateway_origin_device_tokens",
+    "mcp_oauth_pending_authorizations",
+    "mcp_oauth_stores",
+    "native_hook_relay_bridges",
+    "secret_store_entries",
+    "web_push_subscriptions",
+    "worker_environment_credentials",
+    // agents/<id>/agent/openclaw-agent.sqlite
+    "auth_profile_state",
+    "auth_profile_store",
+    "session_suggestions",
+];
+
+/// Tables that say who is running or what is about to be delivered: never in a snapshot, and empty after a rollback,
+/// since nothing runs then.
+const VOLATILE_TABLES: &[&str] = &["state_leases", "agent_database_leases", "delivery_queue_entries"];
+
+/// Rows of `config_machine_state` that are credentials, by the start of their key.
+const SECRET_KEYS: &[&str] = &["authProfiles.", "nodeHost.", "webPush.vapidKeys"];
+
+/// Rows of `config_machine_state` that are no secret but this machine's own: a rollback does not take back which plugins
+/// are installed.
+const MACHINE_KEYS: &[&str] = &["plugins.installedIndex"];
+
+/// Where keyed machine state lies, and what its key column is called.
+const MACHINE_STATE: &str = "config_machine_state";
+
+/// OpenClaw's databases by name; the tables above mean nothing in anyone else's.
+fn is_openclaws(path: &Path) -> bool {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.starts_with("openclaw") && name.contains(".sqlite"))
+}
+
+fn failed(what: &str, path: &Path) -> impl Fn(rusqlite::Error) -> Error {
+    let (what, path) = (what.to_owned(), path.to_owned());
+    move |error| {
+        let code = match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => Code::Locked,
+            _ => Code::Io,
+        };
+        let failure = Error::new(code, format!("cannot {what} the database {}: {error}", path.display()));
+        failure.at_path(path.display().to_string()).because(error)
+    }
+}
+
+/// Makes a private copy of the database at `source` in the new file `copy`, without the rows that must stay home.
+///
+/// # Errors
+/// `IO` when it cannot be read or copied; `LOCKED` when a writer holds it for too long.
+pub fn copy_for_snapshot(source: &Path, copy: &Path) -> Result<()> {
+    vacuum_into(source, copy)?;
+    if is_openclaws(source) && remove_rows_that_stay_home(copy)? {
+        // Deleted rows live on in free pages until the file is written anew.
+        let first = copy.with_extension("stripped");
+        std::fs::rename(copy, &first).map_err(|error| Error::io("rename", copy, error))?;
+        let vacuumed = vacuum_into(&first, copy);
+        std::fs::remove_file(&first).map_err(|error| Error::io("remove", &first, error))?;
+        vacuumed?;
+    }
+    Ok(())
+}
+
+fn vacuum_into(source: &Path, copy: &Path) -> Result<()> {
+    create_private_file(copy)?;
+    let target = copy.to_str().ok_or_else(|| Error::config("stateDir", "the path is not valid UTF-8"))?;
+    let attempt = |flags| {
+        let connection = Connection::open_with_flags(source, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        // The copy lives for seconds; what is durable is what reaches the store.
+        connection.pragma_update(None, "synchronous", "OFF")?;
+        connection.execute("VACUUM INTO ?1", [target])
+    };
+    // Reading alone never checkpoints or recovers the owner's files. A database left with a hot rollback journal cannot
+    // be read that way: SQLite has to roll it back first, as the next program to open it would.
+    let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
+    match attempt(flags) {
+        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ReadOnly) => {
+            attempt(OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_WRITE)
+        }
+        result => result,
+    }
+    .map_err(failed("copy", source))?;
+    Ok(())
+}
+
+/// Deletes from a copy what must not leave the machine; says whether there was anything.
+fn remove_rows_that_stay_home(copy: &Path) -> Result<bool> {
+    let failed = failed("clean a copy of", copy);
+    let connection = open_copy(copy).map_err(&failed)?;
+    let mut removed = 0;
+    for table in SECRET_TABLES.iter().chain(VOLATILE_TABLES) {
+        if has_table(&connection, "main", table).map_err(&failed)? {
+            removed += connection.execute(&format!("DELETE FROM \"{table}\""), []).map_err(&failed)?;
+        }
+    }
+    if let Some(key) = machine_state_key(&connection, "main").map_err(&failed)? {
+        for start in SECRET_KEYS {
+            let sql = format!("DELETE FROM {MACHINE_STATE} WHERE {}", starts_with(&key, start));
+            removed += connection.execute(&sql, []).map_err(&failed)?;
+        }
+    }
+    connection.close().map_err(|(_, error)| failed(error))?;
+    Ok(removed > 0)
+}
+
+/// Opens a private copy for changes that must not set off the database's own triggers or foreign keys.
+fn open_copy(copy: &Path) -> rusqlite::Result<Connection> {
+    let connection =
+        Connection::open_with_flags(copy, OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
+    connection.pragma_update(None, "secure_delete", true)?;
+    connection.pragma_update(None, "journal_mode", "MEMORY")?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(connection)
+}
+
+fn has_table(connection: &Connection, schema: &str, table: &str) -> rusqlite::Result<bool> {
+    let sql = format!("SELECT 1 FROM {schema}.sqlite_schema WHERE type = 'table' AND name = ?1");
+    Ok(connection.query_row(&sql, [table], |_| Ok(())).optional()?.is_some())
+}
+
+fn columns(connection: &Connection, schema: &str, table: &str) -> rusqlite::Result<Vec<String>> {
+    // Hidden and generated columns cannot be inserted; `table_xinfo` marks them.
+    connection
+        .prepare("SELECT name FROM pragma_table_xinfo(?1, ?2) WHERE hidden = 0")?
+        .query_map([table, schema], |row| row.get(0))?
+        .collect()
+}
+
+/// The column of `config_machine_state` that holds the key: the first of its primary key.
+fn machine_state_key(connection: &Connection, schema: &str) -> rusqlite::Result<Option<String>> {
+    connection
+        .query_row(
+            "SELECT name FROM pragma_table_info(?1, ?2) WHERE pk > 0 ORDER BY pk LIMIT 1",
+            [MACHINE_STATE, schema],
+            |row| row.get(0),
+        )
+        .optional()
+}
+
+/// A condition for rows whose column begins with a constant of this file. (`LIKE` would ignore case.)
+fn starts_with(column: &str, start: &str) -> String {
+    format!("substr(\"{column}\", 1, {}) = '{start}'", start.len())
+}
+
+/// Gives a staged database, about to replace `live`, the rows that are this machine's own: its credentials, its
+/// identities, its record of installed plugins.
+///
+/// # Errors
+/// `IO` naming the table when a row of this machine does not fit into the older database.
+pub fn keep_rows_of_this_machine(live: &Path, staged: &Path) -> Result<()> {
+    if !is_openclaws(live) || !live.is_file() {
+        return Ok(());
+    }
+    let failed = failed("keep this machine's credentials in", staged);
+    // The live file is read through a copy, so that no connection to it outlives this call and holds a lock.
+    let own = staged.with_extension("own");
+    vacuum_into(live, &own)?;
+    let kept = copy_own_rows(&own, staged);
+    std::fs::remove_file(&own).map_err(|error| Error::io("remove", &own, error))?;
+    kept.map_err(failed)
+}
+
+fn copy_own_rows(own: &Path, staged: &Path) -> rusqlite::Result<()> {
+    let connection = open_copy(staged)?;
+    connection.execute("ATTACH ?1 AS own", [own.to_string_lossy()])?;
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    let take = |table: &str, condition: &str| -> rusqlite::Result<()> {
+        let staged_columns = columns(&connection, "main", table)?;
+        let common: Vec<_> = columns(&connection, "own", table)?
+            .into_iter()
+            .filter(|column| staged_columns.contains(column))
+            .map(|column| format!("\"{}\"", column.replace('"', "\"\"")))
+            .collect();
+        let list = common.join(", ");
+        connection.execute(&format!("DELETE FROM main.\"{table}\" WHERE {condition}"), [])?;
+        connection.execute(
+            &format!("INSERT INTO main.\"{table}\" ({list}) SELECT {list} FROM own.\"{table}\" WHERE {condition}"),
+            [],
+        )?;
+        Ok(())
+    };
+    for table in SECRET_TABLES {
+        if has_table(&connection, "main", table)? && has_table(&connection, "own", table)? {
+            take(table, "true")?;
+        }
+    }
+    let keys = (machine_state_key(&connection, "main")?, machine_state_key(&connection, "own")?);
+    if let (Some(key), Some(own_key)) = keys
+        && key == own_key
+    {
+        for start in SECRET_KEYS.iter().chain(MACHINE_KEYS) {
+            take(MACHINE_STATE, &starts_with(&key, start))?;
+        }
+    }
+    connection.execute_batch("COMMIT; DETACH own")?;
+    connection.close().map_err(|(_, error)| error)
+}
+
+/// Whether a staged database is sound, by SQLite's own checks.
+///
+/// # Errors
+/// `CORRUPT` with the first thing that SQLite found.
+pub fn check_integrity(path: &Path) -> Result<()> {
+    let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let verdict = Connection::open_with_flags(path, flags)
+        .and_then(|connection| connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0)));
+    match verdict {
+        Ok(verdict) if verdict == "ok" => Ok(()),
+        Ok(verdict) => Err(Error::corrupt(&path.display().to_string(), verdict)),
+        // A schema that uses a module or function of its owner's cannot be checked from here; its bytes were.
+        Err(error) if error.to_string().contains("no such") => Ok(()),
+        Err(error) => Err(Error::corrupt(&path.display().to_string(), error)),
+    }
+}
+
+/// A database that nobody else has open, and that nobody can open until this is dropped.
+#[derive(Debug)]
+pub struct Exclusive {
+    _connection: Connection,
+}
+
+/// Takes a live database for this process alone, without changing its files.
+///
+/// # Errors
+/// `LOCKED` when another process has it open.
+pub fn take_exclusively(path: &Path) -> Result<Exclusive> {
+    if let Some(holder) = holder_of(path) {
+        return Err(in_use(path, &holder));
+    }
+    let attempt = || -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_WRITE;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(Duration::ZERO)?;
+        // Closing must neither checkpoint into the file nor delete a log: by then the names belong to other files.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        // In WAL mode every open connection holds a shared lock on the file for as long as it is open, so that this
+        // fails while there is one; https://sqlite.org/wal.html, section 8.
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+        connection.execute_batch("BEGIN EXCLUSIVE")?;
+        Ok(connection)
+    };
+    match attempt() {
+        Ok(connection) => Ok(Exclusive { _connection: connection }),
+        Err(error) => match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
+                Err(in_use(path, "another process"))
+            }
+            // A damaged database cannot be locked through SQLite, and is what a rollback is there to replace.
+            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+                Connection::open_in_memory()
+                    .map(|connection| Exclusive { _connection: connection })
+                    .map_err(failed("open", path))
+            }
+            _ => Err(failed("lock", path)(error)),
+        },
+    }
+}
+
+fn in_use(path: &Path, holder: &str) -> Error {
+    Error::new(Code::Locked, format!("{holder} has the database {} open", path.display()))
+        .at_path(path.display().to_string())
+        .advise("stop the gateway first, or ask the agent to roll back")
+}
+
+/// Another process that has the file open, for people. Linux only: elsewhere SQLite's own locks have to do, which do not
+/// show an idle connection outside WAL mode.
+fn holder_of(path: &Path) -> Option<String> {
+    let path = std::fs::canonicalize(path).ok()?;
+    let own = std::process::id().to_string();
+    for process in std::fs::read_dir("/proc").ok()?.flatten() {
+        let name = process.file_name();
+        let Some(id) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) else { continue };
+        if id == own {
+            continue;
+        }
+        let Ok(handles) = std::fs::read_dir(process.path().join("fd")) else { continue };
+        if handles.flatten().any(|handle| std::fs::read_link(handle.path()).is_ok_and(|target| target == path)) {
+            let command = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            return Some(format!("{} (process {id})", command.trim()));
+        }
+    }
+    None
+}
+
+/// The database's own side files, which belong to it and to no other.
+#[must_use]
+pub fn side_files(path: &Path) -> [PathBuf; 3] {
+    ["-wal", "-shm", "-journal"].map(|suffix| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn make(path: &Path, sql: &str) -> Connection {
+        let connection = Connection::open(path).unwrap();
+        connection.execute_batch(sql).unwrap();
+        connection
+    }
+
+    fn one<T: rusqlite::types::FromSql>(path: &Path, sql: &str) -> T {
+        Connection::open(path).unwrap().query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    const SECRET: &str = "sk-SECRET-MUST-NOT-LEAVE";
+
+    fn openclaw_schema(key: &str) -> String {
+        format!(
+            "PRAGMA journal_mode=WAL;
+             CREATE TABLE config_machine_state(key TEXT PRIMARY KEY, value TEXT);
+             CREATE TABLE auth_profile_store(id INTEGER PRIMARY KEY, body TEXT);
+             CREATE TABLE state_leases(name TEXT);
+             CREATE TABLE sessions(id TEXT, body TEXT);
+             CREATE TRIGGER keep BEFORE DELETE ON auth_profile_store BEGIN SELECT RAISE(ABORT, 'append-only'); END;
+             INSERT INTO config_machine_state VALUES ('authProfiles.store', '{key}'), ('plugins.installedIndex', '{key}-index'), ('theme', 'dark');
+             INSERT INTO auth_profile_store VALUES (7, '{key}');
+             INSERT INTO state_leases VALUES ('gateway-owner');
+             INSERT INTO sessions VALUES ('s', 'hello');"
+        )
+    }
+
+    #[test]
+    fn a_copy_is_consistent_under_a_writer_and_leaves_the_original_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (live, copy) = (folder.path().join("x.sqlite"), folder.path().join("copy"));
+        let writer = make(&live, "PRAGMA journal_mode=WAL; CREATE TABLE t(a); INSERT INTO t VALUES (1)");
+        writer.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (2)").unwrap();
+        let before = std::fs::read(&live).unwrap();
+        copy_for_snapshot(&live, &copy).unwrap();
+        writer.execute_batch("COMMIT").unwrap();
+        assert_eq!(one::<i64>(&copy, "SELECT count(*) FROM t"), 1);
+        assert_eq!(std::fs::read(&live).unwrap(), before);
+        assert!(side_files(&copy).iter().all(|file| !file.exists()));
+    }
+
+    #[test]
+    fn a_copy_keeps_the_rowids_that_other_tables_point_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let (live, copy) = (folder.path().join("x.sqlite"), folder.path().join("copy"));
+        make(&live, "CREATE TABLE t(a); INSERT INTO t VALUES (1), (2), (3); DELETE FROM t WHERE a = 1")
+            .close()
+            .unwrap();
+        copy_for_snapshot(&live, &copy).unwrap();
+        assert_eq!(one::<i64>(&copy, "SELECT rowid FROM t WHERE a = 3"), 3);
+    }
+
+    #[test]
+    fn copies_of_an_unchanged_database_are_the_same_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let live = folder.path().join("openclaw.sqlite");
+        let writer = make(&live, &openclaw_schema(SECRET));
+        let (first, second) = (folder.path().join("1"), folder.path().join("2"));
+        copy_for_snapshot(&live, &first).unwrap();
+        writer.execute_batch("UPDATE state_leases SET name = 'renewed'").unwrap();
+        copy_for_snapshot(&live, &second).unwrap();
+        assert_eq!(std::fs::read(first).unwrap(), std::fs::read(second).unwrap());
+    }
+
+    #[test]
+    fn no_credential_is_in_a_copy_not_even_a_deleted_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (live, copy) = (folder.path().join("openclaw.sqlite"), folder.path().join("copy"));
+        let writer = make(&live, &openclaw_schema(SECRET));
+        writer
+            .execute_batch(&format!(
+                "CREATE TABLE old(a); INSERT INTO old VALUES ('{SECRET}'); DROP TABLE old; PRAGMA wal_checkpoint(TRUNCATE);"
+            ))
+            .unwrap();
+        let contains =
+            |path: &Path| std::fs::read(path).unwrap().windows(SECRET.len()).any(|window| window == SECRET.as_bytes());
+        writer.execute("UPDATE config_machine_state SET value = 'x' WHERE key = 'plugins.installedIndex'", []).unwrap();
+        assert!(contains(&live));
+        copy_for_snapshot(&live, &copy).unwrap();
+        assert!(!contains(&copy));
+        assert_eq!(one::<String>(&copy, "SELECT value FROM config_machine_state WHERE key = 'theme'"), "dark");
+        assert_eq!(one::<i64>(&copy, "SELECT count(*) FROM state_leases"), 0);
+    }
+
+    #[test]
+    fn someone_elses_database_is_copied_with_all_its_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let (live, copy) = (folder.path().join("mine.db"), folder.path().join("copy"));
+        make(&live, "CREATE TABLE device_identities(a); INSERT INTO device_identities VALUES (1)").close().unwrap();
+        copy_for_snapshot(&live, &copy).unwrap();
+        assert_eq!(one::<i64>(&copy, "SELECT count(*) FROM device_identities"), 1);
+    }
+
+    #[test]
+    fn a_staged_database_gets_this_machines_own_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let (live, staged) = (folder.path().join("openclaw.sqlite"), folder.path().join("staged"));
+        make(&live, &openclaw_schema("mine")).close().unwrap();
+        make(&staged, &openclaw_schema("theirs").replace("WAL", "DELETE")).close().unwrap();
+        keep_rows_of_this_machine(&live, &staged).unwrap();
+        assert_eq!(one::<String>(&staged, "SELECT body FROM auth_profile_store"), "mine");
+        let value =
+            |key: &str| one::<String>(&staged, &format!("SELECT value FROM config_machine_state WHERE key = '{key}'"));
+        assert_eq!(value("authProfiles.store"), "mine");
+        assert_eq!(value("plugins.installedIndex"), "mine-index");
+        assert_eq!(value("theme"), "dark");
+        check_integrity(&staged).unwrap();
+    }
+
+    #[test]
+    fn an_open_database_cannot_be_taken_and_a_taken_one_cannot_be_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let live = folder.path().join("x.sqlite");
+        let reader = make(&live, "PRAGMA journal_mode=WAL; CREATE TABLE t(a); INSERT INTO t VALUES (1)");
+        assert_eq!(take_exclusively(&live).unwrap_err().code(), Code::Locked);
+        drop(reader);
+        let held = take_exclusively(&live).unwrap();
+        let other = Connection::open(&live).unwrap();
+        other.busy_timeout(Duration::ZERO).unwrap();
+        assert!(other.query_row("SELECT a FROM t", [], |row| row.get::<_, i64>(0)).is_err());
+        drop(held);
+        assert_eq!(one::<i64>(&live, "SELECT a FROM t"), 1);
+    }
+
+    #[test]
+    fn a_damaged_database_can_be_taken_so_that_it_can_be_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let live = folder.path().join("x.sqlite");
+        std::fs::write(&live, [&MAGIC[..], &[7; 5000]].concat()).unwrap();
+        take_exclusively(&live).unwrap();
+    }
+}

@@ -1,0 +1,6 @@
+//! What `OpenClaw` keeps on disk: what belongs into a snapshot, how to read it while it is in use, how to replace it.
+
+pub mod database;
+pub mod private;
+pub mod rules;
+pub mod scan;

@@ -1,0 +1,219 @@
+//! The product's own folder, `<stateDir>/b2-backup/`: lock, machine id, cache, temporary copies, a rollback under way.
+//!
+//! Everything in it is 0700/0600, is made again when lost, and never goes into a snapshot.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::error::{Code, Error, Result};
+use crate::repository::id::{MachineId, hex, random};
+
+/// The folder's name below the state directory.
+pub const FOLDER: &str = "b2-backup";
+
+/// How long a command waits for another one on the same state directory before it gives up.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The product's own folder in one state directory.
+#[derive(Debug, Clone)]
+pub struct PrivateFolder {
+    root: PathBuf,
+}
+
+impl PrivateFolder {
+    /// Makes the folder if it is not there.
+    ///
+    /// # Errors
+    /// `CONFIG` when the state directory does not exist, `IO` when it cannot be written.
+    pub fn open(state_dir: &Path) -> Result<Self> {
+        if !state_dir.is_dir() {
+            return Err(Error::config("stateDir", format!("{} is not a directory", state_dir.display()))
+                .at_path(state_dir.display().to_string())
+                .advise("check --state-dir or OPENCLAW_STATE_DIR"));
+        }
+        let root = state_dir.join(FOLDER);
+        match fs::symlink_metadata(&root) {
+            Ok(meta) if meta.is_dir() => {}
+            Ok(_) => {
+                return Err(Error::new(Code::UnsafePath, format!("{} is not a plain directory", root.display()))
+                    .at_path(root.display().to_string())
+                    .advise("remove it"));
+            }
+            Err(_) => create_private_dir(&root)?,
+        }
+        Ok(Self { root })
+    }
+
+    /// A path in the folder.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Where plain copies of databases lie while they are read. Emptied at the start of every command that writes: a
+    /// crash may have left some.
+    ///
+    /// # Errors
+    /// `IO` when it cannot be emptied.
+    pub fn fresh_temporary_folder(&self) -> Result<PathBuf> {
+        let folder = self.path("tmp");
+        remove_tree(&folder)?;
+        create_private_dir(&folder)?;
+        Ok(folder)
+    }
+
+    /// This machine's random id. Never restored from elsewhere: retention counts per machine.
+    ///
+    /// # Errors
+    /// `IO` when it can be neither read nor made.
+    pub fn machine_id(&self) -> Result<MachineId> {
+        let path = self.path("machine-id");
+        if let Some(id) = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()) {
+            return Ok(id);
+        }
+        let id = MachineId(random()?);
+        write_durably(&path, format!("{id}\n").as_bytes())?;
+        Ok(id)
+    }
+
+    /// Takes the folder's lock, which ends with the process that holds it and can never be stale.
+    ///
+    /// # Errors
+    /// `LOCKED`, saying who holds it and since when, after a few seconds; `IO`.
+    pub fn lock(&self, verb: &str) -> Result<Lock> {
+        let path = self.path("lock");
+        let failed = |error| Error::io("lock", &path, error);
+        let mut file =
+            private_file().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        let started = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(fs::TryLockError::WouldBlock) if started.elapsed() < LOCK_PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(fs::TryLockError::WouldBlock) => {
+                    let mut holder = String::new();
+                    let _ = file.read_to_string(&mut holder);
+                    let holder = holder.lines().next().filter(|line| !line.is_empty()).unwrap_or("another process");
+                    return Err(Error::new(Code::Locked, format!("{holder} is working on this state directory"))
+                        .at_path(path.display().to_string())
+                        .advise("try again when it is done")
+                        .retryable());
+                }
+                Err(fs::TryLockError::Error(error)) => return Err(failed(error)),
+            }
+        }
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC");
+        let holder = format!("{verb} (process {}, since {now})\n", std::process::id());
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(holder.as_bytes()))
+            .map_err(failed)?;
+        Ok(Lock { _file: file })
+    }
+}
+
+/// Held while a command changes the state directory or the product's own folder; given back when dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Options that make a file readable to its owner alone.
+fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// Makes a new empty file, readable to its owner alone.
+///
+/// # Errors
+/// `IO`, also when it exists.
+pub fn create_private_file(path: &Path) -> Result<File> {
+    private_file().write(true).create_new(true).open(path).map_err(|error| Error::io("create", path, error))
+}
+
+/// Makes a directory (and those above it), readable to its owner alone.
+///
+/// # Errors
+/// `IO`.
+pub fn create_private_dir(path: &Path) -> Result<()> {
+    let mut builder = DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(path).map_err(|error| Error::io("create the directory", path, error))
+}
+
+/// Replaces a small file of the product's own: a crash leaves the old content or the new.
+///
+/// # Errors
+/// `IO`.
+pub fn write_durably(path: &Path, content: &[u8]) -> Result<()> {
+    let temporary = path.with_extension(format!("{}.tmp", hex(&random::<4>()?)));
+    let mut file = create_private_file(&temporary)?;
+    let written = file.write_all(content).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, path));
+    written.and_then(|()| sync_parent(path)).map_err(|error| {
+        let _ = fs::remove_file(&temporary);
+        Error::io("write", path, error)
+    })
+}
+
+/// Makes a rename or removal in the directory of `path` survive a power cut.
+///
+/// # Errors
+/// What the file system says.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) if cfg!(unix) => File::open(parent)?.sync_all(),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a directory with all below it; nothing to do when there is none. Symlinks are removed, never followed.
+///
+/// # Errors
+/// `IO`.
+pub fn remove_tree(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_id_stays_the_same() {
+        let state = tempfile::tempdir().unwrap();
+        let folder = PrivateFolder::open(state.path()).unwrap();
+        assert_eq!(folder.machine_id().unwrap(), folder.machine_id().unwrap());
+    }
+
+    #[test]
+    fn a_held_lock_names_its_holder() {
+        let state = tempfile::tempdir().unwrap();
+        let folder = PrivateFolder::open(state.path()).unwrap();
+        let held = folder.lock("push").unwrap();
+        let error = folder.lock("rollback").unwrap_err();
+        assert_eq!(error.code(), Code::Locked);
+        assert!(error.to_string().starts_with(&format!("push (process {}", std::process::id())), "{error}");
+        drop(held);
+        folder.lock("rollback").unwrap();
+    }
+
+    #[test]
+    fn leftover_copies_are_removed() {
+        let state = tempfile::tempdir().unwrap();
+        let folder = PrivateFolder::open(state.path()).unwrap();
+        let temporary = folder.fresh_temporary_folder().unwrap();
+        fs::write(temporary.join("copy.sqlite"), "plain").unwrap();
+        assert_eq!(fs::read_dir(folder.fresh_temporary_folder().unwrap()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,336 @@
+//! Finds what belongs into a snapshot. Reads names and metadata, never content.
+
+use std::collections::HashSet;
+use std::fs::Metadata;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use walkdir::WalkDir;
+
+use super::rules::{Rules, Verdict};
+use crate::commands::{Exception, Operation};
+use crate::error::{Error, Result};
+
+/// Something that belongs into a snapshot.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Relative to the state directory, `/` between segments.
+    pub path: String,
+    /// What it is.
+    pub kind: FoundKind,
+    /// Permission bits (the lower 12 of `st_mode`).
+    pub mode: u32,
+    /// Modification time, nanoseconds since 1970.
+    pub mtime: i64,
+    /// Content bytes of a file.
+    pub size: u64,
+    /// What changes whenever the content does; of a database, with its write-ahead log.
+    pub signature: Signature,
+}
+
+/// What a found thing is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FoundKind {
+    /// A regular file; a database is told by its first bytes, later.
+    File,
+    /// A directory.
+    Directory,
+    /// A symlink with its target.
+    Symlink(String),
+}
+
+/// Size, times, inode and mode of a file, and of the write-ahead log beside it: when none of them changed, neither did
+/// the content. The change time is in it because programs can set the modification time back.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Signature {
+    /// The fields, put together; equal or not is all that is asked of them.
+    pub bytes: Vec<u8>,
+    /// The latest time in it, nanoseconds since 1970.
+    pub latest: i64,
+}
+
+impl Signature {
+    fn add(&mut self, meta: &Metadata) {
+        let (mtime, ctime, inode) = times_and_inode(meta);
+        self.latest = self.latest.max(mtime).max(ctime);
+        for field in [meta.len().to_le_bytes(), mtime.to_le_bytes(), ctime.to_le_bytes(), inode.to_le_bytes()] {
+            self.bytes.extend_from_slice(&field);
+        }
+    }
+
+    /// The signature of the file at `path` with the write-ahead log beside it, if there is one.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let mut signature = Self::default();
+        signature.add(&std::fs::symlink_metadata(path)?);
+        let mut wal = path.as_os_str().to_owned();
+        wal.push("-wal");
+        if let Ok(meta) = std::fs::symlink_metadata(Path::new(&wal)) {
+            signature.add(&meta);
+        }
+        Ok(signature)
+    }
+}
+
+/// Everything that was found.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// What belongs into the snapshot, ordered by path.
+    pub found: Vec<Found>,
+    /// What would belong into it but cannot be kept.
+    pub exceptions: Vec<Exception>,
+    /// Directories left out because a tool fills them again.
+    pub rebuildable: Vec<String>,
+}
+
+/// Walks the state directory by the rules.
+///
+/// # Errors
+/// `IO` when the state directory itself cannot be read, `CANCELLED`.
+pub fn scan(state_dir: &Path, rules: &Rules, operation: &Operation) -> Result<Scan> {
+    let mut scan = Scan::default();
+    let mut logs = HashSet::new();
+    let mut walk = WalkDir::new(state_dir).follow_links(false).min_depth(1).into_iter();
+    while let Some(step) = walk.next() {
+        operation.check()?;
+        let entry = match step {
+            Ok(entry) => entry,
+            Err(error) => {
+                let path = error.path().unwrap_or(state_dir).to_owned();
+                let gone = error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
+                if path == state_dir {
+                    let error = error.into_io_error().unwrap_or_else(|| io::Error::other("cannot be walked"));
+                    return Err(Error::io("read", state_dir, error));
+                }
+                if !gone {
+                    scan.exceptions.push(Exception { path: relative(state_dir, &path).1, reason: error.to_string() });
+                }
+                continue;
+            }
+        };
+        let is_dir = entry.file_type().is_dir();
+        let (name_is_text, path) = relative(state_dir, entry.path());
+        if path.ends_with("-wal") {
+            logs.insert(entry.path().to_owned());
+        }
+        match scan_verdict(rules, &path, entry.path(), is_dir) {
+            Verdict::Keep => {}
+            verdict => {
+                if verdict == Verdict::Rebuildable {
+                    scan.rebuildable.push(path.clone());
+                }
+                if verdict == Verdict::NeedsEncryption {
+                    let reason = "it may hold credentials, which an unencrypted repository never gets".into();
+                    scan.exceptions.push(Exception { path: path.clone(), reason });
+                }
+                if is_dir && !(verdict == Verdict::Ephemeral && rules.may_include_below(&path)) {
+                    walk.skip_current_dir();
+                }
+                continue;
+            }
+        }
+        if !name_is_text {
+            scan.exceptions.push(Exception { path, reason: "its name is not valid UTF-8".into() });
+            if is_dir {
+                walk.skip_current_dir();
+            }
+            continue;
+        }
+        match inspect(&entry, path.clone()) {
+            Ok(Some(found)) => scan.found.push(found),
+            Ok(None) => {
+                scan.exceptions
+                    .push(Exception { path, reason: "it is neither a file, a directory nor a symlink".into() });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => scan.exceptions.push(Exception { path, reason: error.to_string() }),
+        }
+    }
+    for found in &mut scan.found {
+        let mut log = state_dir.join(&found.path).into_os_string();
+        log.push("-wal");
+        let log = PathBuf::from(log);
+        if found.kind == FoundKind::File
+            && logs.contains(&log)
+            && let Ok(meta) = std::fs::symlink_metadata(&log)
+        {
+            found.signature.add(&meta);
+        }
+    }
+    add_parents(state_dir, &mut scan.found);
+    scan.found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(scan)
+}
+
+/// The rules' verdict, and `Rebuildable` for a directory that says so itself by the Cache Directory Tagging
+/// Specification (<https://bford.info/cachedir/>).
+fn scan_verdict(rules: &Rules, path: &str, absolute: &Path, is_dir: bool) -> Verdict {
+    const TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
+    let verdict = rules.verdict(path);
+    if verdict == Verdict::Keep && is_dir && path.contains('/') {
+        let tag = absolute.join("CACHEDIR.TAG");
+        if tag.is_file() && std::fs::read(&tag).is_ok_and(|content| content.starts_with(TAG)) {
+            return Verdict::Rebuildable;
+        }
+    }
+    verdict
+}
+
+/// Directories that were left out but entered on the way to something included belong to the tree too.
+fn add_parents(state_dir: &Path, found: &mut Vec<Found>) {
+    let mut known: HashSet<String> =
+        found.iter().filter(|found| found.kind == FoundKind::Directory).map(|found| found.path.clone()).collect();
+    let mut missing = Vec::new();
+    for one in found.iter() {
+        let mut path = one.path.as_str();
+        while let Some((parent, _)) = path.rsplit_once('/') {
+            if !known.insert(parent.to_owned()) {
+                break;
+            }
+            if let Ok(meta) = std::fs::symlink_metadata(state_dir.join(parent)) {
+                missing.push(describe(parent.to_owned(), FoundKind::Directory, &meta));
+            }
+            path = parent;
+        }
+    }
+    found.append(&mut missing);
+}
+
+fn inspect(entry: &walkdir::DirEntry, path: String) -> io::Result<Option<Found>> {
+    let meta = entry.metadata()?;
+    let kind = if meta.is_dir() {
+        FoundKind::Directory
+    } else if meta.is_file() {
+        FoundKind::File
+    } else if meta.is_symlink() {
+        let target = std::fs::read_link(entry.path())?;
+        let target = target.into_os_string().into_string();
+        FoundKind::Symlink(target.map_err(|_| io::Error::other("its target is not valid UTF-8"))?)
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(describe(path, kind, &meta)))
+}
+
+fn describe(path: String, kind: FoundKind, meta: &Metadata) -> Found {
+    let mut signature = Signature::default();
+    signature.add(meta);
+    let size = if kind == FoundKind::File { meta.len() } else { 0 };
+    Found { path, mode: mode(meta), mtime: times_and_inode(meta).0, size, signature, kind }
+}
+
+/// Whether the path is valid UTF-8, and the path as text, with replacement characters if it is not.
+fn relative(state_dir: &Path, path: &Path) -> (bool, String) {
+    let relative = path.strip_prefix(state_dir).unwrap_or(path);
+    let text = relative.to_string_lossy();
+    let text = if cfg!(windows) { text.replace('\\', "/") } else { text.into_owned() };
+    (relative.to_str().is_some(), text)
+}
+
+/// The lower 12 bits of `st_mode`.
+#[must_use]
+pub fn mode(meta: &Metadata) -> u32 {
+    #[cfg(unix)]
+    return std::os::unix::fs::MetadataExt::mode(meta) & 0o7777;
+    #[cfg(not(unix))]
+    return if meta.permissions().readonly() { 0o444 } else { 0o644 };
+}
+
+/// Modification time, change time, inode.
+#[cfg(unix)]
+fn times_and_inode(meta: &Metadata) -> (i64, i64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
+    (nanoseconds(meta.mtime(), meta.mtime_nsec()), nanoseconds(meta.ctime(), meta.ctime_nsec()), meta.ino())
+}
+
+#[cfg(not(unix))]
+fn times_and_inode(meta: &Metadata) -> (i64, i64, u64) {
+    let modified = meta.modified().unwrap_or(std::time::UNIX_EPOCH);
+    let nanoseconds = modified.duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_nanos() as i64);
+    (nanoseconds, nanoseconds, 0)
+}
+
+/// Modification time in nanoseconds since 1970.
+#[must_use]
+pub fn mtime(meta: &Metadata) -> i64 {
+    times_and_inode(meta).0
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn paths(scan: &Scan) -> Vec<&str> {
+        scan.found.iter().map(|found| found.path.as_str()).collect()
+    }
+
+    #[test]
+    fn files_directories_and_symlinks_are_found_and_the_rest_is_named() {
+        let state = tempfile::tempdir().unwrap();
+        let root = state.path();
+        for folder in
+            ["workspace/empty", "workspace/node_modules/x", "tmp", "credentials", "media/keep", "build/target"]
+        {
+            std::fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        std::fs::write(root.join("workspace/a b#?é\n.md"), "x").unwrap();
+        std::fs::write(root.join("media/keep/photo"), "x").unwrap();
+        std::fs::write(root.join("media/other"), "x").unwrap();
+        std::fs::write(root.join("credentials/token"), "x").unwrap();
+        std::fs::write(root.join("build/target/CACHEDIR.TAG"), "Signature: 8a477f597d28d172789f06886806bc55").unwrap();
+        std::os::unix::fs::symlink("/etc", root.join("workspace/link")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            root.join("workspace/fifo"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        let odd = std::ffi::OsStr::from_bytes(b"workspace/\xff");
+        std::fs::write(root.join(odd), "x").unwrap();
+        std::fs::set_permissions(root.join("workspace"), std::fs::Permissions::from_mode(0o750)).unwrap();
+
+        let rules = Rules::new(&["media/keep/**".into()], &[], true).unwrap();
+        let scan = scan(root, &rules, &Operation::default()).unwrap();
+        assert_eq!(
+            paths(&scan),
+            [
+                "build",
+                "media",
+                "media/keep",
+                "media/keep/photo",
+                "workspace",
+                "workspace/a b#?é\n.md",
+                "workspace/empty",
+                "workspace/link"
+            ]
+        );
+        assert_eq!(scan.rebuildable.len(), 2, "{:?}", scan.rebuildable);
+        assert_eq!(scan.exceptions.len(), 2, "{:?}", scan.exceptions);
+        let workspace = scan.found.iter().find(|found| found.path == "workspace").unwrap();
+        assert_eq!(workspace.mode, 0o750);
+        let link = scan.found.iter().find(|found| found.path == "workspace/link").unwrap();
+        assert_eq!(link.kind, FoundKind::Symlink("/etc".into()));
+    }
+
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn a_change_of_the_write_ahead_log_changes_the_databases_signature() {
+        let state = tempfile::tempdir().unwrap();
+        std::fs::write(state.path().join("x.sqlite"), "db").unwrap();
+        let signature = || Signature::of(&state.path().join("x.sqlite")).unwrap();
+        let rules = Rules::new(&[], &[], true).unwrap();
+        let scanned = || scan(state.path(), &rules, &Operation::default()).unwrap().found.remove(0).signature;
+        let before = signature();
+        assert_eq!(before, scanned());
+        std::fs::write(state.path().join("x.sqlite-wal"), "log").unwrap();
+        assert_ne!(signature(), before);
+        assert_eq!(signature(), scanned());
+    }
+}
