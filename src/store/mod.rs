@@ -2,14 +2,28 @@
 //!
 //! A store keeps immutable, uniquely named objects. Nothing here knows what the bytes mean. Keys are relative to the
 //! repository's root (the configured `prefix`), use `/` between segments, and are made by this crate only.
+//!
+//! [`open`] is the way in: it puts a local directory or a bucket behind [`Store`], repeats what may pass when tried
+//! again, and counts what goes over the wire.
+
+mod b2;
+mod http;
+mod local;
+mod retry;
+mod s3;
+mod traffic;
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
-use crate::error::Result;
+use crate::config::{Endpoint, Secret, Target};
+use crate::error::{Code, Error, Result};
+
+pub use traffic::{StoreStats, Traffic};
 
 /// One stored object as a listing shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +43,15 @@ pub struct Listing {
     pub objects: Vec<ObjectMeta>,
 }
 
+/// A part of a listing, and where it goes on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Some of the objects, in the order the store gives them.
+    pub objects: Vec<ObjectMeta>,
+    /// What to pass to get the next part; `None` when this is the last.
+    pub next: Option<String>,
+}
+
 /// A place that keeps objects.
 ///
 /// Implementations make a single attempt per call and say by [`crate::Error::is_retryable`] whether another may help;
@@ -41,14 +64,24 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// `AUTH`, `BUCKET_NOT_FOUND`, `NETWORK`, `IO`. A repository that does not exist yet is an empty listing.
     async fn list(&self, prefix: &str) -> Result<Listing>;
 
+    /// One part of [`Store::list`], so that a long listing is repeated part by part and not from its start. `page` is
+    /// [`Page::next`] of the part before. A store without parts gives everything at once.
+    ///
+    /// # Errors
+    /// Those of [`Store::list`].
+    async fn list_page(&self, prefix: &str, page: Option<&str>) -> Result<Page> {
+        debug_assert!(page.is_none(), "a store without parts never names a next one");
+        Ok(Page { objects: self.list(prefix).await?.objects, next: None })
+    }
+
     /// The whole object.
     ///
     /// # Errors
-    /// `NOT_FOUND` when there is no such object, `CORRUPT` when fewer bytes arrive than announced, and those of
-    /// [`Store::list`].
+    /// `NOT_FOUND` when there is no such object, a retryable `NETWORK` when fewer bytes arrive than announced, and those
+    /// of [`Store::list`].
     async fn get(&self, key: &str) -> Result<Bytes>;
 
-    /// `length` bytes of the object from `offset` on.
+    /// `length` bytes of the object from `offset` on. No bytes are no request.
     ///
     /// # Errors
     /// Those of [`Store::get`]; `CORRUPT` when the object ends before the range does.
@@ -77,3 +110,94 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
 /// A store that any part of the program may hold.
 pub type SharedStore = Arc<dyn Store>;
+
+/// An opened store and what it has done so far.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// The store; calls are repeated where that may help, and end with `CANCELLED` soon after the caller cancels.
+    pub store: SharedStore,
+    /// Requests and bytes since it was opened.
+    pub traffic: Arc<Traffic>,
+}
+
+/// Opens the store that `target` names. Except for B2 without a `region`, nothing is asked of the server yet.
+///
+/// # Errors
+/// `CONFIG` when a field is missing or wrong, for a bucket key that does not fit `bucket` or `prefix`, and for an endpoint
+/// that would send credentials in clear; `AUTH` and `NETWORK` from B2's authorize call; `IO`; `CANCELLED`.
+pub async fn open(target: &Target, cancel: &CancellationToken) -> Result<Opened> {
+    let traffic = Arc::new(Traffic::default());
+    let repeat = retry::Repeat::new(&target.timeouts, cancel.clone(), Arc::clone(&traffic));
+    let store: SharedStore = if let Endpoint::Directory(root) = &target.endpoint {
+        let directory = local::LocalDirectory::open(root.clone(), Arc::clone(&traffic)).await?;
+        Arc::new(retry::Retrying::new(directory, repeat))
+    } else {
+        let bucket = Bucket::of(target)?;
+        let http = http::ProgressClient::new(&target.timeouts, Arc::clone(&traffic));
+        let place = match &target.endpoint {
+            Endpoint::S3(url) => s3::Place {
+                endpoint: http::credential_safe_url("endpoint", url)?,
+                region: target.region.clone().unwrap_or_else(|| "us-east-1".into()),
+            },
+            _ => match &target.region {
+                Some(region) => b2::place_in(region)?,
+                None => repeat.run(|| b2::authorize(&http, &target.authorize_url, &bucket)).await?,
+            },
+        };
+        Arc::new(retry::Retrying::new(s3::S3Store::new(place, bucket, &http), repeat))
+    };
+    Ok(Opened { store, traffic })
+}
+
+/// The folder of a bucket that a repository lives in, and the key that opens it.
+#[derive(Debug, Clone)]
+struct Bucket {
+    key_id: String,
+    application_key: Secret,
+    name: String,
+    /// Without slashes at its ends; may be empty.
+    prefix: String,
+}
+
+impl Bucket {
+    fn of(target: &Target) -> Result<Self> {
+        let missing = |field| Error::config(field, "is required, except for a file:// endpoint");
+        Ok(Self {
+            key_id: target.key_id.clone().ok_or_else(|| missing("keyId"))?,
+            application_key: target.application_key.clone().ok_or_else(|| missing("applicationKey"))?,
+            name: target.bucket.clone().ok_or_else(|| missing("bucket"))?,
+            prefix: target.prefix.trim_matches('/').to_owned(),
+        })
+    }
+
+    /// The name in the bucket of the object that the repository calls `key`.
+    fn name_of(&self, key: &str) -> String {
+        if self.prefix.is_empty() { key.to_owned() } else { format!("{}/{key}", self.prefix) }
+    }
+
+    /// What the repository calls the object of this name; `None` for an object outside the repository.
+    fn key_of<'name>(&self, name: &'name str) -> Option<&'name str> {
+        let key = if self.prefix.is_empty() { name } else { name.strip_prefix(&self.prefix)?.strip_prefix('/')? };
+        (!key.is_empty()).then_some(key)
+    }
+}
+
+/// Joins the pages of a listing.
+async fn all_pages<S: Store + ?Sized>(store: &S, prefix: &str) -> Result<Listing> {
+    let mut objects = Vec::new();
+    let mut page: Option<String> = None;
+    loop {
+        let Page { objects: mut some, next } = store.list_page(prefix, page.as_deref()).await?;
+        objects.append(&mut some);
+        if next.is_none() {
+            break;
+        }
+        if next == page {
+            return Err(Error::new(Code::Network, "the storage service repeats one page of its listing without end"));
+        }
+        page = next;
+    }
+    objects.sort_unstable_by(|a: &ObjectMeta, b| a.key.cmp(&b.key));
+    objects.dedup_by(|later, first| later.key == first.key);
+    Ok(Listing { objects })
+}

@@ -1,0 +1,353 @@
+//! The one HTTP client of the crate: hyper with rustls, wrapped so that time limits apply to progress and not to whole
+//! objects, the server's clock is remembered, and traffic is counted. It knows nothing of S3 or B2, follows no
+//! redirects and repeats nothing.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use aws_smithy_async::time::TimeSource;
+use aws_smithy_http_client::Connector;
+use aws_smithy_http_client::tls;
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_runtime_api::http::Headers;
+use aws_smithy_types::DateTime;
+use aws_smithy_types::body::{Error as BodyError, SdkBody};
+use aws_smithy_types::date_time::Format;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Sleep, sleep_until};
+
+use super::traffic::Traffic;
+use crate::config::Timeouts;
+use crate::error::{Code, Error, Result};
+
+/// Bytes of a request body handed to hyper at a time. hyper asks for more when these are on their way, which is what
+/// makes progress visible; a whole pack at once would look like one step followed by silence.
+const STEP: usize = 16 * 1024;
+
+/// A `Date` header outside 2020..2100 is not believed.
+const BELIEVABLE_SECONDS: std::ops::Range<i64> = 1_577_836_800..4_102_444_800;
+
+/// Checks that credentials may be sent to `url`: HTTPS, or HTTP to this machine. Returns it without a final slash.
+///
+/// # Errors
+/// `CONFIG` naming `field`.
+pub(super) fn credential_safe_url(field: &str, url: &str) -> Result<String> {
+    let wrong = |problem: &str| Error::config(field, problem);
+    let uri: http::Uri = url.parse().map_err(|_| wrong("is not a URL"))?;
+    let authority = uri.authority().ok_or_else(|| wrong("needs a scheme and a host, for example https://host"))?;
+    if authority.as_str().contains('@') {
+        return Err(wrong("must not contain credentials; use keyId and applicationKey"));
+    }
+    if uri.query().is_some() || url.contains('#') {
+        return Err(wrong("must not have a query or a fragment"));
+    }
+    match uri.scheme_str() {
+        Some("https") => {}
+        Some("http") if is_loopback(authority.host()) => {}
+        Some("http") => return Err(wrong("must start with https://; plain http:// would send backups in clear")),
+        _ => return Err(wrong("must start with https://")),
+    }
+    Ok(url.trim_end_matches('/').to_owned())
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The delay that an answer asks for: seconds, or a date by the server's clock.
+pub(super) fn retry_after(headers: &Headers, now: SystemTime) -> Option<Duration> {
+    let text = headers.get("retry-after")?.trim();
+    text.parse().ok().map(Duration::from_secs).or_else(|| {
+        let date = DateTime::from_str(text, Format::HttpDate).ok()?;
+        SystemTime::try_from(date).ok()?.duration_since(now).ok()
+    })
+}
+
+/// The text of an error and of its causes, each said once.
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// The error for an attempt that got no answer; `what` says what it wanted.
+pub(super) fn no_answer(what: &str, failure: &ConnectorError) -> Error {
+    let causes = chain(failure);
+    if causes.contains("certificate") {
+        return Error::new(Code::Network, format!("{what}: the server's certificate is not accepted: {causes}"))
+            .advise("check endpoint, this machine's clock and its CA certificates")
+            .because(causes);
+    }
+    let error = if let Some(stalled) = find::<Stalled>(failure) {
+        Error::new(Code::Network, format!("{what}: {stalled}")).advise("check the network connection")
+    } else if failure.is_timeout() {
+        Error::new(Code::Network, format!("{what}: no connection in time"))
+            .advise("check endpoint and the network connection")
+    } else {
+        Error::new(Code::Network, format!("{what}: the server cannot be reached: {causes}"))
+            .advise("check endpoint and the network connection")
+    };
+    let error = error.because(causes);
+    if failure.is_user() { error } else { error.retryable() }
+}
+
+/// The error for an answer whose body broke off.
+pub(super) fn broken_answer(what: &str, failure: &(dyn std::error::Error + 'static)) -> Error {
+    let causes = chain(failure);
+    Error::new(Code::Network, format!("{what}: the answer broke off: {causes}")).because(causes).retryable()
+}
+
+fn find<'error, E: std::error::Error + 'static>(error: &'error (dyn std::error::Error + 'static)) -> Option<&'error E> {
+    std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
+}
+
+/// No byte moved in either direction for as long as [`Timeouts::stall`] allows.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing was sent or received for {0:?}")]
+struct Stalled(Duration);
+
+/// The server's clock as its answers tell it. Before the first answer it is this machine's. Clones show the same time.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ServerClock {
+    last: Arc<Mutex<Option<(SystemTime, Instant)>>>,
+}
+
+impl ServerClock {
+    pub(super) fn now(&self) -> SystemTime {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.and_then(|(date, seen)| date.checked_add(seen.elapsed())).unwrap_or_else(SystemTime::now)
+    }
+
+    /// Sets the clock by a `Date` header. Such a date is cut to the second: an estimate that agrees with it is kept, so
+    /// that the clock does not jump to and fro with every answer.
+    fn learn(&self, date: &str) {
+        let Ok(date) = DateTime::from_str(date, Format::HttpDate) else { return };
+        if !BELIEVABLE_SECONDS.contains(&date.secs()) {
+            return;
+        }
+        let date = UNIX_EPOCH + Duration::from_secs(date.secs().unsigned_abs());
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let agrees = last
+            .and_then(|(date, seen)| date.checked_add(seen.elapsed()))
+            .is_some_and(|estimate| estimate.duration_since(date).is_ok_and(|ahead| ahead < Duration::from_secs(2)));
+        if !agrees {
+            *last = Some((date, Instant::now()));
+        }
+    }
+}
+
+/// Signatures carry the server's time, so that a machine whose clock is days off can still back up.
+impl TimeSource for ServerClock {
+    fn now(&self) -> SystemTime {
+        ServerClock::now(self)
+    }
+}
+
+/// The client: one pool of connections, shared by the SDK and by the authorize call.
+#[derive(Debug, Clone)]
+pub(super) struct ProgressClient {
+    connector: SharedHttpConnector,
+    clock: ServerClock,
+}
+
+impl ProgressClient {
+    pub(super) fn new(timeouts: &Timeouts, traffic: Arc<Traffic>) -> Self {
+        let clock = ServerClock::default();
+        let settings = HttpConnectorSettings::builder().connect_timeout(timeouts.connect).build();
+        let inner = Connector::builder()
+            .connector_settings(settings)
+            .enable_tcp_nodelay(true)
+            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+            .build();
+        let connector = ProgressConnector { inner, stall: timeouts.stall, traffic, clock: clock.clone() };
+        Self { connector: SharedHttpConnector::new(connector), clock }
+    }
+
+    pub(super) fn clock(&self) -> &ServerClock {
+        &self.clock
+    }
+
+    /// Sends one request that is not the SDK's.
+    pub(super) async fn call(&self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
+        self.connector.call(request).await
+    }
+}
+
+impl HttpClient for ProgressClient {
+    fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+        self.connector.clone()
+    }
+}
+
+#[derive(Debug)]
+struct ProgressConnector {
+    inner: Connector,
+    stall: Duration,
+    traffic: Arc<Traffic>,
+    clock: ServerClock,
+}
+
+impl HttpConnector for ProgressConnector {
+    fn call(&self, mut request: HttpRequest) -> HttpConnectorFuture {
+        self.traffic.request();
+        let moved = Arc::new(LastMove::default());
+        let body = request.take_body();
+        *request.body_mut() = SdkBody::from_body_1_x(Outgoing {
+            body,
+            taken: Bytes::new(),
+            traffic: Arc::clone(&self.traffic),
+            moved: Arc::clone(&moved),
+        });
+        let answer = self.inner.call(request);
+        let (stall, traffic, clock) = (self.stall, Arc::clone(&self.traffic), self.clock.clone());
+        HttpConnectorFuture::new(async move {
+            let response = tokio::select! {
+                biased;
+                response = answer => response?,
+                () = moved.stalled(stall) => return Err(ConnectorError::timeout(Stalled(stall).into())),
+            };
+            traffic.answered();
+            if let Some(date) = response.headers().get("date") {
+                clock.learn(date);
+            }
+            Ok(response.map(|body| {
+                let traffic = Arc::clone(&traffic);
+                SdkBody::from_body_1_x(Incoming { body, stall, silence: None, traffic })
+            }))
+        })
+    }
+}
+
+/// When a byte of a request was last handed on.
+#[derive(Debug)]
+struct LastMove(Mutex<tokio::time::Instant>);
+
+impl Default for LastMove {
+    fn default() -> Self {
+        Self(Mutex::new(tokio::time::Instant::now()))
+    }
+}
+
+impl LastMove {
+    fn mark(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = tokio::time::Instant::now();
+    }
+
+    /// Ends once nothing has moved for `stall`.
+    async fn stalled(&self, stall: Duration) {
+        loop {
+            let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner) + stall;
+            if tokio::time::Instant::now() >= until {
+                return;
+            }
+            sleep_until(until).await;
+        }
+    }
+}
+
+/// A request body in steps.
+struct Outgoing {
+    body: SdkBody,
+    /// What has been taken from `body` and not been sent.
+    taken: Bytes,
+    traffic: Arc<Traffic>,
+    moved: Arc<LastMove>,
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.taken.is_empty() {
+            match Pin::new(&mut self.body).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => self.taken = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                other => return other,
+            }
+        }
+        let length = self.taken.len().min(STEP);
+        let step = self.taken.split_to(length);
+        self.moved.mark();
+        self.traffic.sent(step.len());
+        Poll::Ready(Some(Ok(Frame::data(step))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.taken.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let taken = self.taken.len() as u64;
+        let rest = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + taken);
+        }
+        hint.set_lower(rest.lower() + taken);
+        hint
+    }
+}
+
+/// A response body that fails when the server falls silent. Time during which nobody asks for more does not count.
+struct Incoming {
+    body: SdkBody,
+    stall: Duration,
+    silence: Option<Pin<Box<Sleep>>>,
+    traffic: Arc<Traffic>,
+}
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            self.silence = None;
+            if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
+                self.traffic.received(data.len());
+            }
+            return Poll::Ready(frame);
+        }
+        let stall = self.stall;
+        let silence = self.silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
+        match silence.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Some(Err(Stalled(stall).into()))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
