@@ -74,6 +74,15 @@ pub struct Target {
     pub timeouts: Timeouts,
 }
 
+impl Target {
+    /// What tells this repository from others, for the local cache. Holds no secret.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        let Self { endpoint, region, bucket, prefix, .. } = self;
+        format!("{endpoint:?} {region:?} {bucket:?} {prefix}")
+    }
+}
+
 /// How long to wait for what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {

@@ -1,7 +1,12 @@
 //! One file per verb. Each takes a validated [`Target`](crate::config::Target), its options and an [`Operation`], and returns a report.
 
+pub mod prune;
+pub mod push;
+pub mod rollback;
+
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +51,77 @@ impl Operation {
     /// Only that one.
     pub fn check(&self) -> Result<()> {
         if self.cancel.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
+    }
+}
+
+/// Counts what threads do and tells the caller about it, at most ten times a second.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    operation: Operation,
+    phase: &'static str,
+    started: Instant,
+    last_report_ms: AtomicU64,
+    files_total: AtomicU64,
+    files_done: AtomicU64,
+    bytes_total: AtomicU64,
+    bytes_done: AtomicU64,
+    transferred: AtomicU64,
+}
+
+impl Meter {
+    const INTERVAL_MS: u64 = 100;
+
+    pub(crate) fn new(operation: &Operation, phase: &'static str, files_total: u64, bytes_total: u64) -> Self {
+        Self {
+            operation: operation.clone(),
+            phase,
+            started: Instant::now(),
+            last_report_ms: AtomicU64::new(0),
+            files_total: AtomicU64::new(files_total),
+            files_done: AtomicU64::new(0),
+            bytes_total: AtomicU64::new(bytes_total),
+            bytes_done: AtomicU64::new(0),
+            transferred: AtomicU64::new(0),
+        }
+    }
+
+    /// Adds to the totals.
+    pub(crate) fn expect(&self, files: u64, bytes: u64) {
+        self.files_total.fetch_add(files, Ordering::Relaxed);
+        self.bytes_total.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn files(&self, count: u64) {
+        self.files_done.fetch_add(count, Ordering::Relaxed);
+        self.report();
+    }
+
+    pub(crate) fn bytes(&self, count: u64) {
+        self.bytes_done.fetch_add(count, Ordering::Relaxed);
+        self.report();
+    }
+
+    pub(crate) fn transferred(&self, total: u64) {
+        self.transferred.store(total, Ordering::Relaxed);
+        self.report();
+    }
+
+    fn report(&self) {
+        let Some(report) = &self.operation.on_progress else { return };
+        let now = self.started.elapsed().as_millis() as u64;
+        let last = self.last_report_ms.load(Ordering::Relaxed);
+        let due = now >= last + Self::INTERVAL_MS;
+        // Whoever moves the time on reports; the others go on with their work.
+        if due && self.last_report_ms.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            report(Progress {
+                phase: self.phase,
+                files_done: self.files_done.load(Ordering::Relaxed),
+                files_total: self.files_total.load(Ordering::Relaxed),
+                bytes_done: self.bytes_done.load(Ordering::Relaxed),
+                bytes_total: self.bytes_total.load(Ordering::Relaxed),
+                transferred_bytes: self.transferred.load(Ordering::Relaxed),
+            });
+        }
     }
 }
 

@@ -84,6 +84,9 @@ pub struct PackEntry {
     /// Its frames, in order, without the empty last one.
     #[n(2)]
     pub frames: Vec<FrameEntry>,
+    /// The first bytes of the object, so that a frame can be opened without reading them again.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub header: Vec<u8>,
 }
 
 impl PackEntry {
@@ -303,7 +306,12 @@ mod tests {
 
     fn pack(id: u8, chunks: &[u8]) -> PackEntry {
         let chunks: Vec<_> = chunks.iter().map(|chunk| (ChunkId([*chunk; 16]), 10)).collect();
-        PackEntry { id: PackId([id; 16]), size: 1000, frames: vec![FrameEntry::new(60, 100, &chunks)] }
+        PackEntry {
+            id: PackId([id; 16]),
+            size: 1000,
+            frames: vec![FrameEntry::new(60, 100, &chunks)],
+            header: vec![0; HEADER_LENGTH],
+        }
     }
 
     #[test]

@@ -1,10 +1,15 @@
 //! The stored format, version 1; `docs/format.md` gives its bytes.
 
 pub mod chunk;
+pub mod contents;
 pub mod id;
 pub mod index;
+pub mod keyring;
 pub mod manifest;
+pub mod open;
 pub mod pack;
+pub mod read;
 pub mod seal;
 pub mod slot;
 pub mod tree;
+pub mod write;

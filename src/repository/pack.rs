@@ -180,7 +180,12 @@ impl PackBuilder {
         self.sealer.seal(self.frames.len() as u64, true, &mut end);
         self.bytes.extend_from_slice(&(end.len() as u32).to_le_bytes());
         self.bytes.extend_from_slice(&end);
-        let entry = PackEntry { id: self.id, size: self.bytes.len() as u64, frames: self.frames };
+        let entry = PackEntry {
+            id: self.id,
+            size: self.bytes.len() as u64,
+            frames: self.frames,
+            header: self.sealer.header().to_bytes().to_vec(),
+        };
         (entry, self.bytes)
     }
 }

@@ -61,7 +61,8 @@ const MACHINE_KEYS: &[&str] = &["plugins.installedIndex"];
 const MACHINE_STATE: &str = "config_machine_state";
 
 /// OpenClaw's databases by name; the tables above mean nothing in anyone else's.
-fn is_openclaws(path: &Path) -> bool {
+#[must_use]
+pub fn is_openclaws(path: &Path) -> bool {
     path.file_name()
         .and_then(|name| name.to_str())
         .is_some_and(|name| name.starts_with("openclaw") && name.contains(".sqlite"))
@@ -111,12 +112,26 @@ fn vacuum_into(source: &Path, copy: &Path) -> Result<()> {
     let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
     match attempt(flags) {
         Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ReadOnly) => {
-            attempt(OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_WRITE)
+            attempt(OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_WRITE).map(|_| ())
         }
-        result => result,
+        // The schema needs a collation or function of its owner's: only page by page can it be copied.
+        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::Unknown) => copy_pages(source, copy),
+        result => result.map(|_| ()),
     }
-    .map_err(failed("copy", source))?;
-    Ok(())
+    .map_err(failed("copy", source))
+}
+
+/// Copies all pages in one step, which no writer can come between.
+fn copy_pages(source: &Path, copy: &Path) -> rusqlite::Result<()> {
+    let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let source = Connection::open_with_flags(source, flags)?;
+    source.busy_timeout(BUSY_TIMEOUT)?;
+    let mut copy = Connection::open(copy)?;
+    let backup = rusqlite::backup::Backup::new(&source, &mut copy)?;
+    match backup.step(-1)? {
+        rusqlite::backup::StepResult::Done => Ok(()),
+        _ => Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY), None)),
+    }
 }
 
 /// Deletes from a copy what must not leave the machine; says whether there was anything.

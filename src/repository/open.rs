@@ -1,0 +1,311 @@
+//! An opened repository: what it holds, the keys, the local cache, and reading of manifests, index and trees.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::contents::Contents;
+use super::id::{IndexId, SlotId, SnapshotId};
+use super::index::{Index, IndexObject, index_key, open_index};
+use super::keyring::{Keyring, Secrets};
+use super::manifest::{MAX_MANIFEST, Summary};
+use super::seal::MasterKey;
+use super::slot::{Slot, slot_key};
+use crate::cache::Cache;
+use crate::commands::Operation;
+use crate::config::Target;
+use crate::error::{Code, Error, Result};
+use crate::store::{self, SharedStore, StoreStats, Traffic};
+
+/// The largest key slot that is read.
+const MAX_SLOT: u64 = 64 << 10;
+/// The largest index object that is read.
+const MAX_INDEX_OBJECT: u64 = 128 << 20;
+/// How often an index that changes under the reader is listed again before giving up.
+const INDEX_ATTEMPTS: usize = 5;
+
+/// An opened repository.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    /// Where it is.
+    pub store: SharedStore,
+    traffic: Arc<Traffic>,
+    /// What this machine remembers of it; `None` where there is no state directory to keep it in.
+    pub cache: Option<Arc<Cache>>,
+    /// What it holds, as of opening or the last [`Repository::refresh`].
+    pub contents: Contents,
+    /// Its keys.
+    pub keyring: Keyring,
+}
+
+/// What to do when there is no repository yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfMissing {
+    /// Nothing: it is an empty one.
+    ReadAsEmpty,
+    /// Make its key slots.
+    Create,
+}
+
+impl Repository {
+    /// Opens the repository that `target` names.
+    ///
+    /// The listing travels while scrypt works on the slots that the cache remembers.
+    ///
+    /// # Errors
+    /// Those of [`store::open`]; `WRONG_KEY`; `CONFIG` when `encrypt` contradicts what is stored; `CORRUPT`; `CANCELLED`.
+    pub async fn open(
+        target: &Target,
+        cache: Option<Arc<Cache>>,
+        if_missing: IfMissing,
+        operation: &Operation,
+    ) -> Result<Self> {
+        let secrets = Secrets::of(target);
+        let remembered = {
+            let (cache, secrets) = (cache.clone(), secrets.clone());
+            tokio::task::spawn_blocking(move || open_remembered_slots(cache.as_deref(), &secrets))
+        };
+        let store::Opened { store, traffic } = store::open(target, &operation.cancel).await?;
+        let contents = Contents::new(store.list("").await?);
+        let (slots, opened) = remembered.await.map_err(|error| task_failed(&error))?;
+        let mut repository = Self { store, traffic, cache, contents, keyring: Keyring::plain() };
+        repository.keyring = repository.open_keyring(secrets, slots, opened, if_missing).await?;
+        Ok(repository)
+    }
+
+    async fn open_keyring(
+        &self,
+        secrets: Secrets,
+        mut remembered: HashMap<SlotId, Vec<u8>>,
+        opened: HashMap<SlotId, MasterKey>,
+        if_missing: IfMissing,
+    ) -> Result<Keyring> {
+        if !secrets.encrypt {
+            return if self.contents.slots.is_empty() {
+                Ok(Keyring::plain())
+            } else {
+                Err(Error::config("encrypt", "is false, but this repository is encrypted")
+                    .advise("remove `encrypt: false`, or choose another prefix for unencrypted backups"))
+            };
+        }
+        if self.contents.slots.is_empty() {
+            return match if_missing {
+                IfMissing::Create if !opened.is_empty() => self.put_slots_back(&remembered, opened).await,
+                IfMissing::Create => self.create(&secrets).await,
+                IfMissing::ReadAsEmpty if self.contents.snapshots.is_empty() => {
+                    // Nothing can be read with it, and nothing is there to be read.
+                    Ok(Keyring::single(MasterKey::generate()?))
+                }
+                IfMissing::ReadAsEmpty => {
+                    Err(Error::config("encrypt", "is true, but this repository is not encrypted")
+                        .advise("set `encrypt: false` to read it"))
+                }
+            };
+        }
+        let mut slots = Vec::new();
+        for (id, object) in &self.contents.slots {
+            let bytes = match remembered.remove(id) {
+                Some(bytes) => Ok(Bytes::from(bytes)),
+                None => self.get_bounded(&slot_key(*id), object.size, MAX_SLOT).await,
+            };
+            let slot = match bytes {
+                Ok(bytes) => Slot::parse(&bytes, *id).inspect(|_| self.remember(slot_key(*id), &bytes)),
+                Err(error) if matches!(error.code(), Code::NotFound | Code::Corrupt) => Err(error),
+                Err(error) => return Err(error),
+            };
+            slots.push((*id, slot));
+        }
+        tokio::task::spawn_blocking(move || Keyring::open(&secrets, &slots, opened))
+            .await
+            .map_err(|error| task_failed(&error))?
+    }
+
+    /// Makes a master key and a slot for each configured secret.
+    async fn create(&self, secrets: &Secrets) -> Result<Keyring> {
+        let key = MasterKey::generate()?;
+        let made = {
+            let (key, secrets) = (key.clone(), secrets.clone());
+            tokio::task::spawn_blocking(move || {
+                secrets.iter().map(|(kind, secret)| Slot::wrap(&key, *kind, secret)).collect::<Result<Vec<_>>>()
+            })
+        };
+        let made = made.await.map_err(|error| task_failed(&error))??;
+        if made.is_empty() {
+            return Err(Error::config("applicationKey", "an encrypted repository needs it, or a passphrase"));
+        }
+        for (id, slot) in made {
+            let bytes = slot.to_bytes();
+            self.store.put(&slot_key(id), Bytes::from(bytes.clone())).await?;
+            self.remember(slot_key(id), &bytes);
+        }
+        Ok(Keyring::single(key))
+    }
+
+    /// Stores the slots again that this machine remembers and the store has lost: with them, what was sealed before
+    /// stays readable.
+    async fn put_slots_back(
+        &self,
+        remembered: &HashMap<SlotId, Vec<u8>>,
+        opened: HashMap<SlotId, MasterKey>,
+    ) -> Result<Keyring> {
+        let mut slots = Vec::new();
+        for (id, bytes) in remembered.iter().filter(|(id, _)| opened.contains_key(id)) {
+            self.store.put(&slot_key(*id), Bytes::from(bytes.clone())).await?;
+            slots.push((*id, Slot::parse(bytes, *id)));
+        }
+        slots.sort_by_key(|(id, _)| *id);
+        let none = Secrets::none();
+        Keyring::open(&none, &slots, opened)
+    }
+
+    /// Requests and bytes so far.
+    #[must_use]
+    pub fn stats(&self) -> StoreStats {
+        self.traffic.stats()
+    }
+
+    /// Looks again at what the repository holds.
+    ///
+    /// # Errors
+    /// Those of [`Store::list`](crate::store::Store::list).
+    pub async fn refresh(&mut self) -> Result<()> {
+        self.contents = Contents::new(self.store.list("").await?);
+        Ok(())
+    }
+
+    /// Puts an object into the cache. A cache that fails costs time only.
+    pub fn remember(&self, key: String, bytes: &[u8]) {
+        if let Some(cache) = &self.cache
+            && let Err(error) = cache.put_objects([(key, bytes)])
+        {
+            tracing::warn!(%error, "the local cache could not be written");
+        }
+    }
+
+    fn remembered(&self, key: &str) -> Option<Vec<u8>> {
+        self.cache.as_ref().and_then(|cache| cache.object(key))
+    }
+
+    async fn get_bounded(&self, key: &str, listed: u64, limit: u64) -> Result<Bytes> {
+        if listed > limit {
+            return Err(Error::corrupt(key, format!("it is {listed} bytes long, of which {limit} are allowed")));
+        }
+        self.store.get(key).await
+    }
+
+    /// The summary of a listed snapshot.
+    ///
+    /// # Errors
+    /// `CORRUPT` or `WRONG_KEY` when its manifest cannot be trusted or opened, `NOT_FOUND` when it was removed
+    /// meanwhile, and those of the store.
+    pub async fn summary(&self, id: &SnapshotId) -> Result<Summary> {
+        let name = id.manifest_key();
+        let find = |header: &_, name: &str| self.keyring.find(header, name);
+        // The stored bytes are remembered, not the opened ones: they prove themselves again each time.
+        if let Some(bytes) = self.remembered(&name)
+            && let Ok(summary) = Summary::from_manifest(id, &bytes, find)
+        {
+            return Ok(summary);
+        }
+        let listed = self.contents.snapshots.iter().find(|(known, _)| known == id).map_or(0, |(_, object)| object.size);
+        let bytes =
+            self.get_bounded(&name, listed, MAX_MANIFEST).await.map_err(|error| error.in_snapshot(id.as_str()))?;
+        let summary = Summary::from_manifest(id, &bytes, find)?;
+        self.remember(name, &bytes);
+        Ok(summary)
+    }
+
+    /// Loads every index object. One that vanishes meanwhile was replaced by another machine: the listing is read again.
+    ///
+    /// # Errors
+    /// `CORRUPT`, `WRONG_KEY`, and those of the store.
+    pub async fn load_index(&mut self) -> Result<Index> {
+        for _ in 0..INDEX_ATTEMPTS {
+            match self.try_load_index().await {
+                Err(error) if error.code() == Code::NotFound => self.refresh().await?,
+                result => return result,
+            }
+        }
+        Err(Error::new(Code::Network, "the index keeps changing; other machines are pruning").retryable())
+    }
+
+    async fn try_load_index(&self) -> Result<Index> {
+        let cache = self.cache.clone();
+        let mut remembered =
+            tokio::task::spawn_blocking(move || cache.map(|cache| cache.objects("index/")).unwrap_or_default())
+                .await
+                .map_err(|error| task_failed(&error))?;
+        let mut objects = Vec::new();
+        for id in self.contents.indexes.keys() {
+            let key = index_key(*id);
+            let object = remembered.remove(&key).and_then(|bytes| IndexObject::from_compressed(&bytes, &key).ok());
+            objects.push(match object {
+                Some(object) => object,
+                None => self.fetch_index(*id).await?,
+            });
+        }
+        let packs = self.contents.packs.clone();
+        let build = move || {
+            let mut index = Index::default();
+            for object in objects {
+                index.add(object, |pack| packs.get(&pack.id).is_some_and(|stored| stored.size == pack.size));
+            }
+            index
+        };
+        tokio::task::spawn_blocking(build).await.map_err(|error| task_failed(&error))
+    }
+
+    /// One index object, from the store.
+    ///
+    /// # Errors
+    /// `CORRUPT`, `WRONG_KEY`, `NOT_FOUND`, and those of the store.
+    pub async fn fetch_index(&self, id: IndexId) -> Result<IndexObject> {
+        let key = index_key(id);
+        let listed = self.contents.indexes.get(&id).map_or(0, |object| object.size);
+        let stored = self.get_bounded(&key, listed, MAX_INDEX_OBJECT).await?;
+        let compressed = open_index(id, &stored, |header, name| self.keyring.find(header, name))?;
+        let object = IndexObject::from_compressed(&compressed, &key)?;
+        self.remember(key, &compressed);
+        Ok(object)
+    }
+
+    /// Seals and stores an index object, and remembers it.
+    ///
+    /// # Errors
+    /// Those of the store; `IO`.
+    pub async fn put_index(&self, object: &IndexObject) -> Result<IndexId> {
+        let (id, sealed, compressed) = object.seal(self.keyring.writing())?;
+        self.store.put(&index_key(id), Bytes::from(sealed)).await?;
+        self.remember(index_key(id), &compressed);
+        Ok(id)
+    }
+}
+
+/// The slots that the cache remembers, and the keys that the secrets open in them. Takes as long as scrypt does.
+fn open_remembered_slots(
+    cache: Option<&Cache>,
+    secrets: &Secrets,
+) -> (HashMap<SlotId, Vec<u8>>, HashMap<SlotId, MasterKey>) {
+    let mut slots = HashMap::new();
+    let mut opened: HashMap<SlotId, MasterKey> = HashMap::new();
+    for (key, bytes) in cache.map(|cache| cache.objects("keys/")).unwrap_or_default() {
+        let id = key.strip_prefix("keys/").and_then(|name| name.strip_suffix(".json")).and_then(|id| id.parse().ok());
+        let Some(id) = id else { continue };
+        if secrets.encrypt
+            && let Ok(slot) = Slot::parse(&bytes, id)
+            && slot.master_key().is_ok_and(|master| opened.values().all(|key| key.id != master))
+            && let Ok(Some(key)) = secrets.open(&slot)
+        {
+            opened.insert(id, key);
+        }
+        slots.insert(id, bytes);
+    }
+    (slots, opened)
+}
+
+/// A task of our own that panicked or was stopped: a bug, reported as an error instead of a crash.
+#[must_use]
+pub fn task_failed(error: &tokio::task::JoinError) -> Error {
+    Error::new(Code::Io, format!("internal error: {error}")).advise("please report this")
+}

@@ -1,0 +1,214 @@
+//! Reads chunks: plans which bytes of which packs to ask for, and opens the frames they come in.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use super::id::ChunkId;
+use super::index::Index;
+use super::open::{Repository, task_failed};
+use super::pack::{PackOpener, pack_key};
+use super::seal::ChunkHasher;
+use super::tree::{Entries, Entry, Root, split_ids};
+use crate::commands::Operation;
+use crate::error::{Code, Error, Result};
+
+/// Frames with fewer unwanted bytes between them are read in one request: what another request costs in time is worth
+/// more bytes than this on all but the slowest lines.
+const MAX_GAP: u64 = 512 << 10;
+/// No request asks for more than this and one frame.
+const MAX_RANGE: u64 = 16 << 20;
+/// Requests under way at once. With each holds at most [`MAX_RANGE`] and a frame in memory.
+const PARALLEL_READS: usize = 3;
+/// The most bytes that a file tree or a list of its chunks may take in memory.
+const MAX_TREE: u64 = 1 << 30;
+
+/// One request: a range of a pack, and what is wanted of it.
+#[derive(Debug)]
+struct Read {
+    pack: u32,
+    offset: u64,
+    length: u64,
+    /// Frame number, and the wanted chunks by their number in the frame.
+    frames: Vec<(u32, Vec<(u32, ChunkId)>)>,
+}
+
+fn plan(index: &Index, wanted: impl IntoIterator<Item = ChunkId>) -> Result<Vec<Read>> {
+    let mut by_frame: BTreeMap<(u32, u32), Vec<(u32, ChunkId)>> = BTreeMap::new();
+    for id in wanted {
+        let at = index.find(id).ok_or_else(|| missing(id))?;
+        by_frame.entry((at.pack, at.frame)).or_default().push((at.chunk, id));
+    }
+    let mut reads: Vec<Read> = Vec::new();
+    for ((pack, frame), chunks) in by_frame {
+        let place = &index.packs[pack as usize].entry.frames[frame as usize];
+        let end = place.offset + u64::from(place.length);
+        match reads.last_mut() {
+            Some(read)
+                if read.pack == pack
+                    && place.offset.saturating_sub(read.offset + read.length) <= MAX_GAP
+                    && end - read.offset <= MAX_RANGE =>
+            {
+                read.length = end - read.offset;
+                read.frames.push((frame, chunks));
+            }
+            _ => reads.push(Read {
+                pack,
+                offset: place.offset,
+                length: u64::from(place.length),
+                frames: vec![(frame, chunks)],
+            }),
+        }
+    }
+    Ok(reads)
+}
+
+/// What to say of a chunk that nothing holds.
+#[must_use]
+pub fn missing(id: ChunkId) -> Error {
+    Error::new(Code::Corrupt, format!("the repository lacks the chunk {id}"))
+        .advise("run `verify` to see which snapshots are affected; the next push adds what this machine still has")
+}
+
+impl Repository {
+    /// Reads chunks in whatever order is fastest. `sink` is called once for each wanted chunk with its content, from
+    /// threads that may block, several at once; `frame_done` once for each frame, after its chunks.
+    ///
+    /// # Errors
+    /// `CORRUPT` when a chunk is missing or damaged, the first error of `sink`, those of the store, `CANCELLED`.
+    pub async fn read_chunks<S>(
+        &self,
+        index: &Arc<Index>,
+        wanted: HashSet<ChunkId>,
+        operation: &Operation,
+        sink: Arc<S>,
+    ) -> Result<()>
+    where
+        S: Fn(&[(ChunkId, &[u8])]) -> Result<()> + Send + Sync + 'static,
+    {
+        let mut reads = plan(index, wanted)?.into_iter();
+        let mut under_way = JoinSet::new();
+        loop {
+            operation.check()?;
+            while under_way.len() < PARALLEL_READS
+                && let Some(read) = reads.next()
+            {
+                let (repository, index, sink) = (self.clone(), Arc::clone(index), Arc::clone(&sink));
+                under_way.spawn(async move { repository.read(&index, read, sink).await });
+            }
+            match under_way.join_next().await {
+                Some(result) => result.map_err(|error| task_failed(&error))??,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn read<S>(&self, index: &Arc<Index>, read: Read, sink: Arc<S>) -> Result<()>
+    where
+        S: Fn(&[(ChunkId, &[u8])]) -> Result<()> + Send + Sync + 'static,
+    {
+        let pack = &index.packs[read.pack as usize].entry;
+        let key = pack_key(pack.id);
+        let gone = |error: Error| match error.code() {
+            Code::NotFound => Error::corrupt(&key, "it was removed").because(error),
+            _ => error,
+        };
+        let bytes = self.store.get_range(&key, read.offset, read.length).await.map_err(gone)?;
+        let (keyring, index) = (self.keyring.clone(), Arc::clone(index));
+        let open = move || {
+            let pack = &index.packs[read.pack as usize].entry;
+            let mut hasher: Option<ChunkHasher> = None;
+            let opener = PackOpener::new(pack.id, &pack.header, |header, name| {
+                let key = keyring.find(header, name)?;
+                hasher = Some(key.chunk_hasher());
+                Ok(key)
+            })?;
+            let hasher = hasher.ok_or_else(|| Error::corrupt(&pack_key(pack.id), "it names no key"))?;
+            for (number, chunks) in &read.frames {
+                let place = &pack.frames[*number as usize];
+                let start = (place.offset - read.offset) as usize;
+                let frame = opener.frame(u64::from(*number), &bytes[start..start + place.length as usize])?;
+                let mut contents = Vec::with_capacity(chunks.len());
+                for (chunk, id) in chunks {
+                    let content = frame.chunk(*chunk as usize, *id, &hasher).ok_or_else(|| {
+                        Error::corrupt(&pack_key(pack.id), format!("frame {number} does not hold the chunk {id}"))
+                    })?;
+                    contents.push((*id, content));
+                }
+                sink(&contents)?;
+            }
+            Ok(())
+        };
+        tokio::task::spawn_blocking(open).await.map_err(|error| task_failed(&error))?
+    }
+
+    /// Reads chunks into one stream, in order. Those that the cache remembers are not asked for.
+    async fn read_stream(&self, index: &Arc<Index>, ids: &[ChunkId], operation: &Operation) -> Result<Vec<u8>> {
+        let mut length = 0;
+        for id in ids {
+            length += u64::from(index.find(*id).ok_or_else(|| missing(*id))?.length);
+        }
+        if length > MAX_TREE {
+            return Err(Error::new(Code::Corrupt, format!("a file tree of {length} bytes is not credible")));
+        }
+        let mut known: HashMap<ChunkId, Vec<u8>> = HashMap::new();
+        let mut wanted = HashSet::new();
+        for id in ids {
+            match self.cache.as_ref().and_then(|cache| cache.object(&tree_cache_key(*id))) {
+                Some(content) => _ = known.insert(*id, content),
+                None => _ = wanted.insert(*id),
+            }
+        }
+        if !wanted.is_empty() {
+            let (cache, fetched) = (self.cache.clone(), Arc::new(std::sync::Mutex::new(HashMap::new())));
+            let collected = Arc::clone(&fetched);
+            let sink = move |chunks: &[(ChunkId, &[u8])]| {
+                if let Some(cache) = &cache {
+                    cache.put_objects(chunks.iter().map(|(id, content)| (tree_cache_key(*id), *content)))?;
+                }
+                let mut fetched = collected.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                fetched.extend(chunks.iter().map(|(id, content)| (*id, content.to_vec())));
+                Ok(())
+            };
+            self.read_chunks(index, wanted, operation, Arc::new(sink)).await?;
+            known.extend(std::mem::take(&mut *fetched.lock().unwrap_or_else(std::sync::PoisonError::into_inner)));
+        }
+        let mut stream = Vec::with_capacity(length as usize);
+        for id in ids {
+            stream.extend_from_slice(known.get(id).ok_or_else(|| missing(*id))?);
+        }
+        Ok(stream)
+    }
+
+    /// The file tree below `root`, each entry checked, and the ids of the chunks that it is itself made of.
+    ///
+    /// # Errors
+    /// `CORRUPT` when it is damaged, `UNSAFE_PATH` when it leads elsewhere, those of the store, `CANCELLED`.
+    pub async fn read_tree(
+        &self,
+        index: &Arc<Index>,
+        root: &Root,
+        operation: &Operation,
+    ) -> Result<(Vec<Entry>, Vec<ChunkId>)> {
+        let mut own = root.chunks.clone();
+        let mut level = root.chunks.clone();
+        for _ in 0..root.depth {
+            let list = self.read_stream(index, &level, operation).await?;
+            if !list.len().is_multiple_of(16) {
+                return Err(Error::corrupt("the file tree", "a list of its chunks was cut"));
+            }
+            level = split_ids(&list).collect();
+            own.extend(&level);
+        }
+        let stream = self.read_stream(index, &level, operation).await?;
+        let entries = tokio::task::spawn_blocking(move || Entries::new(&stream).collect::<Result<Vec<_>>>());
+        Ok((entries.await.map_err(|error| task_failed(&error))??, own))
+    }
+}
+
+/// Under which name the cache keeps a chunk of a file tree.
+#[must_use]
+pub fn tree_cache_key(id: ChunkId) -> String {
+    format!("tree/{id}")
+}

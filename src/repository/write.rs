@@ -1,0 +1,272 @@
+//! Writes chunks: finds out which are new, gathers them into frames and packs, and uploads while others are being filled.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::id::ChunkId;
+use super::index::{Index, IndexObject, PackEntry};
+use super::open::{Repository, task_failed};
+use super::pack::{Compressor, Frame, FrameBuilder, PACK_TARGET, PackBuilder, pack_key};
+use super::seal::{ChunkHasher, MasterKey};
+use crate::commands::{Meter, Operation};
+use crate::error::{Error, Result};
+
+/// Packs being uploaded at once. With the one being filled, this bounds the memory that packs take: 4 * 16 MiB.
+const PARALLEL_UPLOADS: usize = 3;
+/// On a slow line packs are made smaller, so that one takes about this long and an interruption loses no more.
+const UPLOAD_TIME_TARGET: Duration = Duration::from_secs(8);
+/// But not smaller than this: each costs a request.
+const SMALLEST_PACK_TARGET: usize = 2 << 20;
+/// Packs are entered into an index object at least this often, so that other machines find them too should this one
+/// not finish.
+const INDEX_INTERVAL: Duration = Duration::from_mins(2);
+
+/// Takes chunks from several threads and sees to it that each new one reaches the store once.
+#[derive(Debug)]
+pub struct Writer {
+    key: MasterKey,
+    hasher: ChunkHasher,
+    index: Arc<Index>,
+    /// Chunks that this run has taken on, beyond those of the index.
+    taken: Mutex<HashSet<ChunkId>>,
+    pack: Mutex<Option<PackBuilder>>,
+    /// Bytes at which a pack is closed; the uploader adapts it to the line.
+    pack_target: Arc<AtomicUsize>,
+    full: mpsc::Sender<(PackEntry, Vec<u8>)>,
+}
+
+/// The other end of a [`Writer`]: uploads what it fills.
+#[derive(Debug)]
+pub struct Uploads {
+    task: JoinHandle<Result<u64>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Writer {
+    /// Starts writing into `repository`, whose index is `index`. `adopted` are packs of an interrupted run that no index
+    /// object names yet.
+    #[must_use]
+    pub(crate) fn start(
+        repository: &Repository,
+        index: Arc<Index>,
+        adopted: Vec<PackEntry>,
+        operation: &Operation,
+        meter: Arc<Meter>,
+    ) -> (Self, Uploads) {
+        let (full, queue) = mpsc::channel(1);
+        let pack_target = Arc::new(AtomicUsize::new(PACK_TARGET));
+        let taken = adopted.iter().flat_map(|pack| &pack.frames).flat_map(|frame| frame.chunk_ids()).collect();
+        let key = repository.keyring.writing().clone();
+        let writer = Self {
+            hasher: key.chunk_hasher(),
+            key,
+            index,
+            taken: Mutex::new(taken),
+            pack: Mutex::new(None),
+            pack_target: Arc::clone(&pack_target),
+            full,
+        };
+        let uploader = Uploader {
+            repository: repository.clone(),
+            operation: operation.clone(),
+            pack_target,
+            meter,
+            done: adopted,
+        };
+        (writer, Uploads { task: tokio::spawn(uploader.run(queue)) })
+    }
+
+    /// A place for one thread to put its chunks.
+    ///
+    /// # Errors
+    /// `IO` when zstd has no memory.
+    pub fn sink(self: &Arc<Self>) -> Result<Sink> {
+        Ok(Sink { writer: Arc::clone(self), frame: FrameBuilder::default(), compressor: Compressor::new()? })
+    }
+
+    /// Whether a chunk needs no upload: the store has it, or this run has taken it on.
+    #[must_use]
+    pub fn has(&self, id: ChunkId) -> bool {
+        self.index.has_live(id) || lock(&self.taken).contains(&id)
+    }
+
+    fn append(&self, frame: Frame) -> Result<()> {
+        let mut pack = lock(&self.pack);
+        let mut open = match pack.take() {
+            Some(open) => open,
+            None => PackBuilder::new(&self.key)?,
+        };
+        open.append(frame);
+        if open.len() < self.pack_target.load(Ordering::Relaxed) {
+            *pack = Some(open);
+            return Ok(());
+        }
+        drop(pack);
+        self.upload(open)
+    }
+
+    fn upload(&self, pack: PackBuilder) -> Result<()> {
+        // A closed channel means that an upload failed; `Uploads::finish` says how.
+        self.full.blocking_send(pack.finish()).map_err(|_| Error::cancelled())
+    }
+
+    /// Hands over the last pack. Blocks; every sink must have been finished before.
+    ///
+    /// # Errors
+    /// `CANCELLED` when an upload has failed.
+    pub fn finish(self) -> Result<()> {
+        let last = lock(&self.pack).take();
+        last.map_or(Ok(()), |pack| self.upload(pack))
+    }
+}
+
+/// Where one thread puts its chunks. Consecutive ones share a frame and compress together.
+pub struct Sink {
+    writer: Arc<Writer>,
+    frame: FrameBuilder,
+    compressor: Compressor,
+}
+
+impl Sink {
+    /// Sees to it that the store will have this chunk, and names it. May block while uploads catch up.
+    ///
+    /// # Errors
+    /// `CANCELLED` when an upload has failed, `IO`.
+    pub fn add(&mut self, content: &[u8]) -> Result<ChunkId> {
+        let id = self.writer.hasher.id(content);
+        if !self.writer.index.has_live(id) && lock(&self.writer.taken).insert(id) {
+            self.frame.add(id, content);
+            if self.frame.is_full() {
+                self.flush()?;
+            }
+        }
+        Ok(id)
+    }
+
+    /// Closes the current frame, so that what comes next is read without what came before.
+    ///
+    /// # Errors
+    /// `CANCELLED` when an upload has failed, `IO`.
+    pub fn flush(&mut self) -> Result<()> {
+        if self.frame.is_empty() {
+            return Ok(());
+        }
+        let frame = self.frame.finish(&mut self.compressor)?;
+        self.writer.append(frame)
+    }
+}
+
+impl Uploads {
+    /// Waits until every pack is stored and entered into an index object; gives the number of packs that are new to the
+    /// index.
+    ///
+    /// # Errors
+    /// The first failed upload's.
+    pub async fn finish(self) -> Result<u64> {
+        self.task.await.map_err(|error| task_failed(&error))?
+    }
+}
+
+struct Uploader {
+    repository: Repository,
+    operation: Operation,
+    pack_target: Arc<AtomicUsize>,
+    meter: Arc<Meter>,
+    /// Stored packs that no index object names yet.
+    done: Vec<PackEntry>,
+}
+
+impl Uploader {
+    async fn run(mut self, mut queue: mpsc::Receiver<(PackEntry, Vec<u8>)>) -> Result<u64> {
+        let places = Arc::new(Semaphore::new(PARALLEL_UPLOADS));
+        let mut under_way: JoinSet<Result<PackEntry>> = JoinSet::new();
+        let mut indexed = 0;
+        let mut last_index = Instant::now();
+        let mut all_handed_over = false;
+        let result = loop {
+            tokio::select! {
+                biased;
+                () = self.operation.cancel.cancelled() => break Err(Error::cancelled()),
+                Some(result) = under_way.join_next() => match result.map_err(|error| task_failed(&error)).flatten() {
+                    Ok(pack) => {
+                        self.note(pack).await?;
+                        if last_index.elapsed() >= INDEX_INTERVAL {
+                            indexed += self.write_index().await?;
+                            last_index = Instant::now();
+                        }
+                    }
+                    Err(error) => break Err(error),
+                },
+                pack = queue.recv(), if !all_handed_over && places.available_permits() > 0 => match pack {
+                    Some((entry, bytes)) => {
+                        let place = Arc::clone(&places).try_acquire_owned().map_err(|_| Error::cancelled())?;
+                        let (store, target) = (Arc::clone(&self.repository.store), Arc::clone(&self.pack_target));
+                        under_way.spawn(async move {
+                            let started = Instant::now();
+                            store.put(&pack_key(entry.id), Bytes::from(bytes)).await?;
+                            adapt(&target, entry.size, started.elapsed());
+                            drop(place);
+                            Ok(entry)
+                        });
+                    }
+                    None => all_handed_over = true,
+                },
+            }
+            if all_handed_over && under_way.is_empty() {
+                break Ok(());
+            }
+        };
+        // What did arrive is kept in the cache, for the next run. After a failure nothing more is sent.
+        while let Some(result) = under_way.join_next().await {
+            if let Ok(Ok(pack)) = result {
+                self.note(pack).await?;
+            }
+        }
+        result?;
+        Ok(indexed + self.write_index().await?)
+    }
+
+    async fn note(&mut self, pack: PackEntry) -> Result<()> {
+        if let Some(cache) = self.repository.cache.clone() {
+            let pack = pack.clone();
+            let noted = tokio::task::spawn_blocking(move || cache.add_pending(&pack)).await;
+            if let Err(error) = noted.map_err(|error| task_failed(&error)).flatten() {
+                tracing::warn!(%error, "the local cache could not be written");
+            }
+        }
+        self.done.push(pack);
+        self.meter.transferred(self.repository.stats().sent_bytes);
+        Ok(())
+    }
+
+    async fn write_index(&mut self) -> Result<u64> {
+        let packs = std::mem::take(&mut self.done);
+        let count = packs.len() as u64;
+        for object in IndexObject::split(packs, Vec::new()) {
+            self.repository.put_index(&object).await?;
+        }
+        if count > 0
+            && let Some(cache) = self.repository.cache.clone()
+            && let Err(error) = cache.clear_pending()
+        {
+            tracing::warn!(%error, "the local cache could not be written");
+        }
+        Ok(count)
+    }
+}
+
+/// Makes packs as large as the line carries in [`UPLOAD_TIME_TARGET`].
+fn adapt(target: &AtomicUsize, bytes: u64, took: Duration) {
+    let per_second = bytes as f64 / took.as_secs_f64().max(0.001);
+    let fitting = (per_second * UPLOAD_TIME_TARGET.as_secs_f64()) as usize;
+    target.store(fitting.clamp(SMALLEST_PACK_TARGET, PACK_TARGET), Ordering::Relaxed);
+}
