@@ -375,3 +375,16 @@ fn decoded(name: &str) -> Option<String> {
     }
     String::from_utf8(bytes).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_a_listing_are_decoded() {
+        assert_eq!(decoded("a/b%20c+d%2Be%C3%BC").as_deref(), Some("a/b c d+e\u{fc}"));
+        for broken in ["%", "%2", "%zz", "%ff"] {
+            assert_eq!(decoded(broken), None, "{broken}");
+        }
+    }
+}
