@@ -3,7 +3,7 @@
 //!
 //! The bucket tests need servers and are ignored without being asked for:
 //! `OPENCLAW_B2_TEST_S3=http://127.0.0.1:PORT OPENCLAW_B2_TEST_B2=http://127.0.0.1:PORT cargo test --test store_conformance -- --include-ignored`
-//! with SeaweedFS (identities AK/SK) behind the first, and behind the second a proxy in front of it that refuses what B2
+//! with `SeaweedFS` (identities AK/SK) behind the first, and behind the second a proxy in front of it that refuses what B2
 //! refuses and answers `/b2api/v3/b2_authorize_account`.
 
 use std::path::Path;
@@ -16,6 +16,7 @@ use bytes::Bytes;
 use openclaw_b2_backup::Code;
 use openclaw_b2_backup::config::{Endpoint, Secret, Target, Timeouts};
 use openclaw_b2_backup::store::{Opened, Store, open};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// More objects than one page of a listing holds.
@@ -33,7 +34,7 @@ async fn conforms(opened: &Opened) {
     a_range_beyond_the_end_is_damage(store).await;
     what_is_not_there_is_not_found(store).await;
     deleting_is_idempotent_and_leaves_neighbours(store).await;
-    a_listing_is_ordered_by_key_and_complete(store).await;
+    a_listing_is_ordered_by_key_and_complete(&opened.store).await;
     a_prefix_need_not_end_at_a_slash(store).await;
     a_listing_tells_sizes_and_times(store).await;
     the_keys_of_the_format_are_kept_as_they_are(store).await;
@@ -66,7 +67,7 @@ async fn an_empty_object_is_an_object(store: &dyn Store) {
 }
 
 async fn a_large_object_comes_back_whole(store: &dyn Store) {
-    let body = Bytes::from_iter((0..5 << 20).map(|at: u32| (at.wrapping_mul(2_654_435_761) >> 24) as u8));
+    let body: Bytes = (0..5 << 20).map(|at: u32| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     store.put("large/object", body.clone()).await.unwrap();
     assert!(store.get("large/object").await.unwrap() == body);
     assert!(store.get_range("large/object", 4_000_001, 70_007).await.unwrap() == body[4_000_001..4_070_008]);
@@ -114,16 +115,19 @@ async fn deleting_is_idempotent_and_leaves_neighbours(store: &dyn Store) {
     assert_eq!(store.get("delete/deeper/two").await.unwrap(), &b"back"[..]);
 }
 
-async fn a_listing_is_ordered_by_key_and_complete(store: &dyn Store) {
+async fn a_listing_is_ordered_by_key_and_complete(store: &Arc<dyn Store>) {
     // `-` sorts before `/`: walking folder by folder would give another order.
     let mut expected: Vec<String> = (0..MORE_THAN_A_PAGE).map(|n| format!("pages/{:02x}/{n:05}", n % 7)).collect();
     expected.extend(["pages/00-beside".to_owned(), "pages/00".to_owned() + ".json"]);
     for some in expected.chunks(16) {
-        let puts = some.iter().map(|key| store.put(key, Bytes::from_static(b"x")));
-        for result in join_all(puts).await {
-            result.unwrap();
+        let mut puts = JoinSet::new();
+        for key in some {
+            let (store, key) = (Arc::clone(store), key.clone());
+            puts.spawn(async move { store.put(&key, Bytes::from_static(b"x")).await.unwrap() });
         }
+        puts.join_all().await;
     }
+    let store = store.as_ref();
     expected.sort();
     assert_eq!(keys(store, "pages/").await, expected);
     assert_eq!(keys(store, "pages/03/").await.len(), MORE_THAN_A_PAGE / 7);
@@ -175,15 +179,12 @@ async fn the_keys_of_the_format_are_kept_as_they_are(store: &dyn Store) {
 }
 
 async fn parallel_puts_all_arrive(store: &Arc<dyn Store>) {
-    let puts: Vec<_> = (0..64)
-        .map(|n: u8| {
-            let store = Arc::clone(store);
-            tokio::spawn(async move { store.put(&format!("parallel/{n:02}"), vec![n; 10_000].into()).await })
-        })
-        .collect();
-    for put in puts {
-        put.await.unwrap().unwrap();
+    let mut puts = JoinSet::new();
+    for n in 0..64_u8 {
+        let store = Arc::clone(store);
+        puts.spawn(async move { store.put(&format!("parallel/{n:02}"), vec![n; 10_000].into()).await.unwrap() });
     }
+    puts.join_all().await;
     for n in 0..64 {
         assert_eq!(store.get(&format!("parallel/{n:02}")).await.unwrap(), vec![n; 10_000]);
     }
@@ -191,7 +192,7 @@ async fn parallel_puts_all_arrive(store: &Arc<dyn Store>) {
 
 async fn every_request_is_counted(opened: &Opened) {
     let before = opened.traffic.stats();
-    put(opened.store.as_ref(), "count/object", &[7; 100_000]).await;
+    put(opened.store.as_ref(), "count/object", &vec![7; 100_000]).await;
     opened.store.get("count/object").await.unwrap();
     let after = opened.traffic.stats();
     assert_eq!(after.requests - before.requests, 2);
@@ -310,6 +311,23 @@ async fn a_key_cannot_lead_out_of_a_local_directory() {
 }
 
 #[tokio::test]
+async fn a_refusal_of_the_file_system_names_the_path() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("root");
+    let opened = open_at(Endpoint::Directory(root.clone()), None).await;
+    put(opened.store.as_ref(), "packs", b"a file where a directory should be").await;
+    let error = opened.store.put("packs/00/object", Bytes::new()).await.unwrap_err();
+    assert_eq!((error.code(), error.is_retryable()), (Code::Io, false));
+    assert!(error.context().path.as_deref().unwrap().starts_with(root.to_str().unwrap()), "{error:?}");
+    assert_eq!(std::fs::read_dir(root.join(".incoming")).unwrap().count(), 0, "nothing is left behind");
+
+    let file = place.path().join("file");
+    std::fs::write(&file, b"x").unwrap();
+    let error = open(&target(Endpoint::Directory(file), None), &CancellationToken::new()).await.unwrap_err();
+    assert_eq!(error.code(), Code::Config, "{error}");
+}
+
+#[tokio::test]
 async fn what_a_crash_left_half_written_goes_after_a_day() {
     let place = tempfile::tempdir().unwrap();
     let incoming = place.path().join(".incoming");
@@ -360,23 +378,6 @@ async fn put(store: &dyn Store, key: &str, body: &[u8]) {
 async fn keys(store: &dyn Store, prefix: &str) -> Vec<String> {
     let listing = store.list(prefix).await.unwrap_or_else(|error| panic!("{prefix}: {error}"));
     listing.objects.into_iter().map(|object| object.key).collect()
-}
-
-async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
-    let mut futures: Vec<_> = futures.map(Box::pin).collect();
-    let mut done: Vec<Option<T>> = futures.iter().map(|_| None).collect();
-    std::future::poll_fn(|context| {
-        for (future, result) in futures.iter_mut().zip(&mut done) {
-            if result.is_none()
-                && let std::task::Poll::Ready(value) = future.as_mut().poll(context)
-            {
-                *result = Some(value);
-            }
-        }
-        if done.iter().all(Option::is_some) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
-    done.into_iter().flatten().collect()
 }
 
 fn server(variable: &str) -> String {

@@ -445,7 +445,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_that_moves_is_not_stalled_and_one_that_stopped_is() {
-        let stall = Duration::from_secs(60);
+        let stall = Duration::from_mins(1);
         let progress = Progress::begin();
         let slow_upload = async {
             for _ in 0..10 {
@@ -464,7 +464,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_end_of_a_slow_upload_is_given_time_to_arrive() {
-        let stall = Duration::from_secs(60);
+        let stall = Duration::from_mins(1);
         let progress = Progress::begin();
         tokio::time::sleep(Duration::from_secs(50)).await;
         progress.mark(true);
