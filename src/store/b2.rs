@@ -211,3 +211,120 @@ fn place_of(answer: &Answer) -> Result<Place> {
     let region = endpoint.strip_prefix("https://s3.").and_then(|rest| rest.strip_suffix(".backblazeb2.com"));
     Ok(Place { region: region.unwrap_or("us-east-1").to_owned(), endpoint })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    fn bucket() -> Bucket {
+        Bucket {
+            key_id: "004fa1b2c3d4e5f0000000001".into(),
+            application_key: Secret::new("secret"),
+            name: "mine".into(),
+            prefix: "openclaw-backup".into(),
+        }
+    }
+
+    fn judged(answer: &serde_json::Value) -> Result<Place> {
+        let answer = serde_json::from_value(answer.clone()).unwrap();
+        check(&answer, &bucket())?;
+        place_of(&answer)
+    }
+
+    const URL: &str = "https://s3.us-west-004.backblazeb2.com";
+
+    fn version_3(more: &serde_json::Value) -> serde_json::Value {
+        let mut storage = serde_json::json!({
+            "s3ApiUrl": URL, "bucketId": null, "bucketName": null, "namePrefix": null,
+            "capabilities": ["listFiles", "readFiles", "writeFiles", "listBuckets"],
+        });
+        for (field, value) in more.as_object().unwrap() {
+            storage[field] = value.clone();
+        }
+        serde_json::json!({ "accountId": "fa1b2c3d4e5f", "apiInfo": { "storageApi": storage, "groupsApi": {} } })
+    }
+
+    #[test]
+    fn every_version_of_the_answer_names_endpoint_and_region() {
+        let capabilities = serde_json::json!(["listFiles", "readFiles", "writeFiles"]);
+        let version_2 =
+            serde_json::json!({ "s3ApiUrl": URL, "allowed": { "capabilities": capabilities, "bucketName": "mine" } });
+        let version_4 = serde_json::json!({ "apiInfo": { "storageApi": { "s3ApiUrl": URL, "allowed": {
+            "capabilities": capabilities, "buckets": [{ "id": "1", "name": "mine" }], "namePrefix": "openclaw-backup/" } } } });
+        for answer in [version_2, version_3(&serde_json::json!({})), version_4] {
+            let place = judged(&answer).unwrap();
+            assert_eq!(place, Place { endpoint: URL.into(), region: "us-west-004".into() });
+        }
+        assert_eq!(place_in("us-west-004").unwrap(), Place { endpoint: URL.into(), region: "us-west-004".into() });
+    }
+
+    #[test]
+    fn a_missing_capability_is_named() {
+        let error =
+            judged(&version_3(&serde_json::json!({ "capabilities": ["listFiles", "shareFiles"] }))).unwrap_err();
+        assert_eq!(error.code(), Code::Auth);
+        assert!(
+            error.to_string().contains("readFiles, writeFiles") && !error.to_string().contains("listFiles"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_key_that_cannot_delete_is_enough_for_backups() {
+        judged(&version_3(&serde_json::json!({ "capabilities": ["listFiles", "readFiles", "writeFiles"] }))).unwrap();
+    }
+
+    #[test]
+    fn a_restriction_that_does_not_fit_names_the_field() {
+        for (restriction, field) in [
+            (serde_json::json!({ "bucketId": "1", "bucketName": "other" }), "bucket"),
+            (serde_json::json!({ "bucketId": "1", "bucketName": null }), "bucket"),
+            (serde_json::json!({ "namePrefix": "elsewhere/" }), "prefix"),
+            (serde_json::json!({ "namePrefix": "openclaw-backup/deeper/" }), "prefix"),
+        ] {
+            let error = judged(&version_3(&restriction)).unwrap_err();
+            assert_eq!(error.code(), Code::Config, "{restriction}");
+            assert!(error.to_string().starts_with(&format!("{field}: ")), "{error}");
+        }
+        for fits in [
+            serde_json::json!({ "bucketId": "1", "bucketName": "mine" }),
+            serde_json::json!({ "namePrefix": "openclaw-backup/" }),
+            serde_json::json!({ "namePrefix": "openclaw" }),
+            serde_json::json!({ "namePrefix": "" }),
+        ] {
+            judged(&version_3(&fits)).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_master_key_is_recognised() {
+        let mut answer = version_3(&serde_json::json!({}));
+        answer["accountId"] = bucket().key_id.into();
+        assert_eq!(judged(&answer).unwrap_err().code(), Code::Auth);
+    }
+
+    #[test]
+    fn an_endpoint_that_would_expose_backups_is_refused() {
+        for url in ["http://s3.us-west-004.backblazeb2.com", "file:///etc", "https://user@host", "", "://"] {
+            let error = judged(&version_3(&serde_json::json!({ "s3ApiUrl": url }))).unwrap_err();
+            assert_eq!(error.code(), Code::Network, "{url}");
+        }
+        assert!(judged(&serde_json::json!({})).is_err());
+    }
+
+    #[test]
+    fn a_region_cannot_smuggle_in_another_host() {
+        for region in ["", "evil.example/", "us west", "x@evil", "us-west-004.evil"] {
+            assert_eq!(place_in(region).unwrap_err().code(), Code::Config, "{region}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_shows_only_a_code() {
+        assert_eq!(code_of(br#"{"code":"bad_auth_token","message":"secret"}"#), "bad_auth_token");
+        for body in [&b"secret"[..], br#"{"code":"Basic c2VjcmV0"}"#, b"{}", b""] {
+            assert_eq!(code_of(body), "");
+        }
+    }
+}

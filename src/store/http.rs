@@ -23,7 +23,7 @@ use aws_smithy_types::body::{Error as BodyError, SdkBody};
 use aws_smithy_types::date_time::Format;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::{Instant as Moment, Sleep, sleep_until};
 
 use super::traffic::Traffic;
 use crate::config::Timeouts;
@@ -32,6 +32,12 @@ use crate::error::{Code, Error, Result};
 /// Bytes of a request body handed to hyper at a time. hyper asks for more when these are on their way, which is what
 /// makes progress visible; a whole pack at once would look like one step followed by silence.
 const STEP: usize = 16 * 1024;
+
+/// Linux lets a send buffer grow to about twice what is on its way, so that what waits in it was handed on in no less
+/// than half the time that it needs.
+const DRAIN: u32 = 2;
+/// The silence after a body is never longer than this many times `Timeouts.stall`.
+const LONGEST_DRAIN: u32 = 10;
 
 /// A `Date` header outside 2020..2100 is not believed.
 const BELIEVABLE_SECONDS: std::ops::Range<i64> = 1_577_836_800..4_102_444_800;
@@ -208,13 +214,13 @@ struct ProgressConnector {
 impl HttpConnector for ProgressConnector {
     fn call(&self, mut request: HttpRequest) -> HttpConnectorFuture {
         self.traffic.request();
-        let moved = Arc::new(LastMove::default());
+        let progress = Arc::new(Progress::begin());
         let body = request.take_body();
         *request.body_mut() = SdkBody::from_body_1_x(Outgoing {
             body,
             taken: Bytes::new(),
             traffic: Arc::clone(&self.traffic),
-            moved: Arc::clone(&moved),
+            progress: Arc::clone(&progress),
         });
         let answer = self.inner.call(request);
         let (stall, traffic, clock) = (self.stall, Arc::clone(&self.traffic), self.clock.clone());
@@ -222,7 +228,7 @@ impl HttpConnector for ProgressConnector {
             let response = tokio::select! {
                 biased;
                 response = answer => response?,
-                () = moved.stalled(stall) => return Err(ConnectorError::timeout(Stalled(stall).into())),
+                () = progress.stalled(stall) => return Err(ConnectorError::timeout(Stalled(stall).into())),
             };
             traffic.answered();
             if let Some(date) = response.headers().get("date") {
@@ -236,26 +242,38 @@ impl HttpConnector for ProgressConnector {
     }
 }
 
-/// When a byte of a request was last handed on.
+/// How a request gets on.
 #[derive(Debug)]
-struct LastMove(Mutex<tokio::time::Instant>);
+struct Progress(Mutex<Moves>);
 
-impl Default for LastMove {
-    fn default() -> Self {
-        Self(Mutex::new(tokio::time::Instant::now()))
-    }
+#[derive(Debug, Clone, Copy)]
+struct Moves {
+    began: Moment,
+    last: Moment,
+    /// The whole body has been handed on.
+    complete: bool,
 }
 
-impl LastMove {
-    fn mark(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = tokio::time::Instant::now();
+impl Progress {
+    fn begin() -> Self {
+        let now = Moment::now();
+        Self(Mutex::new(Moves { began: now, last: now, complete: false }))
     }
 
-    /// Ends once nothing has moved for `stall`.
+    fn mark(&self, complete: bool) {
+        let mut moves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        moves.last = Moment::now();
+        moves.complete = complete;
+    }
+
+    /// Ends once nothing has moved for `stall`. The last megabytes that were handed on may still wait in the kernel on
+    /// a slow line: after the end of a body the silence may be [`DRAIN`] times as long as the sending was.
     async fn stalled(&self, stall: Duration) {
         loop {
-            let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner) + stall;
-            if tokio::time::Instant::now() >= until {
+            let Moves { began, last, complete } = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let drain = if complete { ((last - began) * DRAIN).min(stall * LONGEST_DRAIN) } else { Duration::ZERO };
+            let until = last + stall.max(drain);
+            if Moment::now() >= until {
                 return;
             }
             sleep_until(until).await;
@@ -269,7 +287,7 @@ struct Outgoing {
     /// What has been taken from `body` and not been sent.
     taken: Bytes,
     traffic: Arc<Traffic>,
-    moved: Arc<LastMove>,
+    progress: Arc<Progress>,
 }
 
 impl Body for Outgoing {
@@ -291,7 +309,7 @@ impl Body for Outgoing {
         }
         let length = self.taken.len().min(STEP);
         let step = self.taken.split_to(length);
-        self.moved.mark();
+        self.progress.mark(self.is_end_stream());
         self.traffic.sent(step.len());
         Poll::Ready(Some(Ok(Frame::data(step))))
     }
@@ -349,5 +367,109 @@ impl Body for Incoming {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_travel_encrypted_or_not_at_all() {
+        for url in
+            ["https://s3.us-west-004.backblazeb2.com", "http://127.0.0.1:9000", "http://localhost:1/", "http://[::1]:9"]
+        {
+            assert_eq!(credential_safe_url("endpoint", url).unwrap(), url.trim_end_matches('/'));
+        }
+        for url in [
+            "http://example.com",
+            "http://127.0.0.1.example.com",
+            "http://localhost.example.com",
+            "http://10.0.0.1:9000",
+            "ftp://localhost",
+            "s3.example.com",
+            "https://key:secret@example.com",
+            "https://example.com/?x=secret",
+            "https://example.com/#x",
+            "https://",
+            "",
+            "https://exa mple.com",
+        ] {
+            let error = credential_safe_url("endpoint", url).unwrap_err();
+            assert_eq!(error.code(), Code::Config, "{url}");
+            assert!(error.to_string().starts_with("endpoint: "), "{error}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_clock_follows_the_server_and_does_not_jump_within_a_second() {
+        let clock = ServerClock::default();
+        let local = SystemTime::now();
+        assert!(clock.now().duration_since(local).unwrap() < Duration::from_hours(1));
+
+        clock.learn("Sun, 06 Nov 2044 08:49:37 GMT");
+        let date = UNIX_EPOCH + Duration::from_secs(2_362_034_977);
+        let first = clock.now();
+        assert!(first >= date && first < date + Duration::from_hours(1));
+        clock.learn("Sun, 06 Nov 2044 08:49:37 GMT");
+        assert!(clock.now() >= first);
+
+        clock.learn("Sun, 06 Nov 2033 08:49:37 GMT");
+        assert!(clock.now() < date, "a server whose clock is set back is followed");
+    }
+
+    #[test]
+    fn a_date_that_cannot_be_is_not_believed() {
+        let clock = ServerClock::default();
+        for date in ["", "yesterday", "Thu, 01 Jan 1970 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"] {
+            clock.learn(date);
+        }
+        assert!(clock.last.lock().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_server_asks_to_wait_in_seconds_or_until_a_date() {
+        let now = UNIX_EPOCH + Duration::from_secs(784_111_770);
+        let asked = |text: &'static str| {
+            let mut headers = Headers::new();
+            headers.insert("retry-after", text);
+            retry_after(&headers, now)
+        };
+        assert_eq!(asked("3"), Some(Duration::from_secs(3)));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(7)));
+        assert_eq!(asked("Sun, 06 Nov 1993 08:49:37 GMT"), None);
+        assert_eq!(asked("-1"), None);
+        assert_eq!(asked("soon"), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_moves_is_not_stalled_and_one_that_stopped_is() {
+        let stall = Duration::from_mins(1);
+        let progress = Progress::begin();
+        let slow_upload = async {
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_secs(59)).await;
+                progress.mark(false);
+            }
+        };
+        tokio::select! {
+            () = progress.stalled(stall) => panic!("it moved"),
+            () = slow_upload => {}
+        }
+        let stopped = Moment::now();
+        progress.stalled(stall).await;
+        assert_eq!(stopped.elapsed(), stall);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_slow_upload_is_given_time_to_arrive() {
+        let stall = Duration::from_mins(1);
+        let progress = Progress::begin();
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        progress.mark(true);
+        let sent = Moment::now();
+        progress.stalled(stall).await;
+        assert_eq!(sent.elapsed(), Duration::from_secs(100));
     }
 }

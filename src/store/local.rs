@@ -47,7 +47,7 @@ impl LocalDirectory {
             _ => {}
         }
         let store = Self { directory: Arc::new(Directory { root, swept: Mutex::new(None) }), traffic };
-        store.blocking(|directory| directory.sweep()).await?;
+        store.blocking(Directory::sweep).await?;
         Ok(store)
     }
 

@@ -137,3 +137,224 @@ impl<S: Store> Store for Retrying<S> {
         self.inner.location()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::error::Code;
+
+    const TIMEOUTS: Timeouts =
+        Timeouts { connect: Duration::from_secs(10), stall: Duration::from_mins(1), operation: Duration::from_mins(5) };
+
+    struct Line {
+        repeat: Repeat,
+        cancel: CancellationToken,
+        attempts: AtomicUsize,
+        started: Instant,
+    }
+
+    impl Line {
+        fn new() -> Self {
+            let (cancel, traffic) = (CancellationToken::new(), Arc::new(Traffic::default()));
+            let repeat = Repeat::new(&TIMEOUTS, cancel.clone(), traffic);
+            Self { repeat, cancel, attempts: AtomicUsize::new(0), started: Instant::now() }
+        }
+
+        /// One on which the server has answered before.
+        fn answered() -> Self {
+            let line = Self::new();
+            line.repeat.traffic.answered();
+            line
+        }
+
+        /// Runs attempts that get what `attempt` gives for their number, counted from one.
+        async fn run<F: Future<Output = Result<()>>>(&self, attempt: impl Fn(usize) -> F) -> Result<()> {
+            self.repeat.run(|| attempt(self.attempts.fetch_add(1, Ordering::Relaxed) + 1)).await
+        }
+
+        fn attempts(&self) -> usize {
+            self.attempts.load(Ordering::Relaxed)
+        }
+    }
+
+    fn busy() -> Error {
+        Error::new(Code::Network, "busy").retryable()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_succeeds_after_failures_that_pass() {
+        let line = Line::answered();
+        line.run(async |attempt| if attempt < 5 { Err(busy()) } else { Ok(()) }).await.unwrap();
+        assert_eq!(line.attempts(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_will_not_pass_is_not_repeated() {
+        for code in Code::ALL {
+            let line = Line::answered();
+            let error = line.run(async |_| Err(Error::new(code, "no"))).await.unwrap_err();
+            assert_eq!((error.code(), line.attempts()), (code, 1));
+            assert_eq!(line.started.elapsed(), Duration::ZERO);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn repeating_ends_when_the_time_for_the_operation_is_spent() {
+        let line = Line::answered();
+        assert_eq!(line.run(async |_| Err(busy())).await.unwrap_err().code(), Code::Network);
+        assert!(line.started.elapsed() <= TIMEOUTS.operation + Duration::from_secs(1), "{:?}", line.started.elapsed());
+        assert!(line.started.elapsed() + LONGEST_DELAY > TIMEOUTS.operation);
+        assert!(line.attempts() > 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_network_the_answer_comes_in_seconds() {
+        let line = Line::new();
+        line.run(async |_| Err(busy())).await.unwrap_err();
+        assert!(line.started.elapsed() <= UNANSWERED + Duration::from_secs(1), "{:?}", line.started.elapsed());
+        assert!(line.attempts() > 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_answered_once_is_given_the_whole_time() {
+        let line = Line::new();
+        line.run(async |attempt| {
+            if attempt == 2 {
+                line.repeat.traffic.answered();
+            }
+            Err(busy())
+        })
+        .await
+        .unwrap_err();
+        assert!(line.started.elapsed() + LONGEST_DELAY > TIMEOUTS.operation);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_delay_that_the_server_asks_for_is_kept() {
+        let line = Line::answered();
+        let asked = Duration::from_secs(40);
+        line.run(async |attempt| if attempt == 1 { Err(busy().retry_after(Some(asked))) } else { Ok(()) })
+            .await
+            .unwrap();
+        let waited = line.started.elapsed();
+        assert!(waited >= asked && waited < asked + Duration::from_secs(1), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_absurd_delay_is_cut() {
+        let line = Line::answered();
+        let asked = Duration::from_hours(24);
+        line.run(async |attempt| if attempt == 1 { Err(busy().retry_after(Some(asked))) } else { Ok(()) })
+            .await
+            .unwrap();
+        assert!(line.started.elapsed() < LONGEST_REQUESTED + Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_moved_for_long_is_still_repeated() {
+        let line = Line::answered();
+        line.run(async |attempt| {
+            sleep(Duration::from_secs(1_000)).await;
+            if attempt < 4 { Err(busy()) } else { Ok(()) }
+        })
+        .await
+        .unwrap();
+        assert_eq!(line.attempts(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cancelling_ends_an_attempt_in_the_middle() {
+        let line = Line::answered();
+        let (result, ()) = tokio::join!(line.run(async |_| std::future::pending().await), async {
+            sleep(Duration::from_secs(5)).await;
+            line.cancel.cancel();
+        });
+        assert_eq!(result.unwrap_err().code(), Code::Cancelled);
+        assert_eq!(line.started.elapsed(), Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cancelling_ends_the_wait_between_attempts() {
+        let line = Line::answered();
+        let asked = Some(Duration::from_secs(50));
+        let (result, ()) = tokio::join!(line.run(async |_| Err(busy().retry_after(asked))), async {
+            sleep(Duration::from_secs(5)).await;
+            line.cancel.cancel();
+        });
+        assert_eq!(result.unwrap_err().code(), Code::Cancelled);
+        assert_eq!((line.started.elapsed(), line.attempts()), (Duration::from_secs(5), 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_begun_after_cancelling() {
+        let line = Line::answered();
+        line.cancel.cancel();
+        assert_eq!(line.run(async |_| Ok(())).await.unwrap_err().code(), Code::Cancelled);
+    }
+
+    #[test]
+    fn delays_are_spread_over_their_whole_range() {
+        let ceiling = Duration::from_secs(1);
+        let delays: Vec<_> = (0..1_000).map(|_| random_up_to(ceiling)).collect();
+        assert!(delays.iter().all(|delay| *delay <= ceiling));
+        assert!(
+            delays.iter().any(|delay| *delay < ceiling / 10) && delays.iter().any(|delay| *delay > ceiling * 9 / 10)
+        );
+    }
+
+    /// A listing in three pages, of which every second request fails.
+    #[derive(Debug, Default)]
+    struct ThreePages(AtomicUsize);
+
+    #[async_trait]
+    impl Store for ThreePages {
+        async fn list(&self, _: &str) -> Result<Listing> {
+            unreachable!("a listing is fetched page by page")
+        }
+
+        async fn list_page(&self, _: &str, page: Option<&str>) -> Result<Page> {
+            if self.0.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
+                return Err(busy());
+            }
+            let number: u32 = page.map_or(0, |page| page.parse().unwrap());
+            let object =
+                super::super::ObjectMeta { key: format!("{number}"), size: 0, modified: SystemTime::UNIX_EPOCH };
+            Ok(Page { objects: vec![object], next: (number < 2).then(|| (number + 1).to_string()) })
+        }
+
+        async fn get(&self, _: &str) -> Result<Bytes> {
+            unimplemented!()
+        }
+
+        async fn get_range(&self, _: &str, _: u64, _: u64) -> Result<Bytes> {
+            unimplemented!()
+        }
+
+        async fn put(&self, _: &str, _: Bytes) -> Result<()> {
+            unimplemented!()
+        }
+
+        async fn delete(&self, _: &str) -> Result<()> {
+            unimplemented!()
+        }
+
+        fn now(&self) -> SystemTime {
+            SystemTime::UNIX_EPOCH
+        }
+
+        fn location(&self) -> String {
+            String::new()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listing_goes_on_at_the_page_that_failed() {
+        let line = Line::answered();
+        let store = Retrying::new(ThreePages::default(), line.repeat);
+        let listing = store.list("").await.unwrap();
+        assert_eq!(listing.objects.iter().map(|object| object.key.as_str()).collect::<Vec<_>>(), ["0", "1", "2"]);
+        assert_eq!(store.inner.0.load(Ordering::Relaxed), 6);
+    }
+}

@@ -127,10 +127,8 @@ impl S3Store {
                 };
                 self.refused(&attempt, &refusal)
             }
-            SdkError::ResponseError(answer) => {
-                let refusal = Refusal { operation, code: "", message: "", response: answer.raw() };
-                self.refused(&attempt, &refusal).because(http::chain(failure))
-            }
+            // The head of an answer came, the rest did not.
+            SdkError::ResponseError(_) => http::broken_answer(&attempt, failure),
             SdkError::DispatchFailure(failure) => match failure.as_connector_error() {
                 Some(failure) => http::no_answer(&attempt, failure),
                 None => Error::new(Code::Network, format!("{attempt}: no answer")).retryable(),
@@ -181,6 +179,7 @@ impl S3Store {
                     "check keyId and applicationKey, and that this key may use the bucket and has the capability {capability}"
                 ))
             }
+            (200..=299, _) => Error::new(Code::Network, format!("{attempt}: {refusal}")).advise("check endpoint"),
             (416, _) | (_, "InvalidRange") => Error::new(Code::Corrupt, format!("{attempt}: it ends before the range")),
             _ => {
                 let error = Error::new(Code::Network, format!("{attempt}: {refusal}"));
@@ -352,8 +351,8 @@ fn may_pass(status: u16, code: &str) -> bool {
         "SlowDown",
         "XAmzContentSHA256Mismatch",
     ];
-    // 501: not implemented, 505: version, 507: no space. A broken answer to a request that succeeded may come whole.
-    matches!(status, 200..=299 | 408 | 425 | 429 | 500 | 502..=504 | 506 | 508..) || moment.contains(&code)
+    // 501: not implemented, 505: version, 507: no space.
+    matches!(status, 408 | 425 | 429 | 500 | 502..=504 | 506 | 508..) || moment.contains(&code)
 }
 
 /// Undoes `encoding-type=url`, which writes a space as a plus sign; `None` when the result is not UTF-8.
@@ -374,4 +373,17 @@ fn decoded(name: &str) -> Option<String> {
         }
     }
     String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_a_listing_are_decoded() {
+        assert_eq!(decoded("a/b%20c+d%2Be%C3%BC").as_deref(), Some("a/b c d+e\u{fc}"));
+        for broken in ["%", "%2", "%zz", "%ff"] {
+            assert_eq!(decoded(broken), None, "{broken}");
+        }
+    }
 }
