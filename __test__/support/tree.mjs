@@ -1,0 +1,30 @@
+// Reads a directory tree into a plain object that can be compared: what each path is, its mode and a hash of its bytes.
+
+import { createHash } from "node:crypto";
+import { lstatSync, readFileSync, readdirSync, readlinkSync } from "node:fs";
+import path from "node:path";
+
+/** `{ "a/b.md": "file 644 <sha256>", "a": "dir", "link": "link -> b.md" }`; `skip(path)` leaves paths out. */
+export function readTree(directory, skip = () => false) {
+  const tree = {};
+  const visit = (relative) => {
+    for (const name of readdirSync(path.join(directory, relative)).sort()) {
+      const entry = relative ? `${relative}/${name}` : name;
+      if (skip(entry)) continue;
+      const file = path.join(directory, entry);
+      const stat = lstatSync(file);
+      const mode = (stat.mode & 0o7777).toString(8);
+      if (stat.isSymbolicLink()) tree[entry] = `link -> ${readlinkSync(file)}`;
+      else if (stat.isDirectory()) {
+        tree[entry] = `dir ${mode}`;
+        visit(entry);
+      } else if (stat.isFile()) tree[entry] = `file ${mode} ${createHash("sha256").update(readFileSync(file)).digest("hex")}`;
+      else tree[entry] = `other ${mode}`;
+    }
+  };
+  visit("");
+  return tree;
+}
+
+/** The paths of a tree's regular files. */
+export const filesOf = (tree) => Object.keys(tree).filter((entry) => tree[entry].startsWith("file "));

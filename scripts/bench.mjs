@@ -1,0 +1,223 @@
+// `npm run bench`: this product against restic, on the same state, the same S3 server, in the same run.
+//
+//   npm run bench -- --size M --runs 5          S, M or L: 5 MB, 300 MB, 2 GB (benches/make-state.mjs)
+//     --only ours|restic                        one of the two, without ratios
+//     --build none                              use the addon that is there instead of `npm run build`
+//     --latency-ms 30 --upload-rate 2000000     a slower network, the rate in bytes per second
+//     --json <file>                             every single measurement as well
+//
+// Each run has a fresh server, fresh buckets and a fresh copy of the state; the two take turns at every step, and who begins
+// changes from run to run. Shown are medians. The server's own work is part of every figure. restic's `init` is not counted,
+// this product's is. A restore is one on a new machine: without a cache, and checked against the source afterwards.
+
+import assert from "node:assert/strict";
+import { cpSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { parseArgs } from "node:util";
+
+import { startProxy } from "../__test__/support/b2-proxy.mjs";
+import { cliPath, writeConfig } from "../__test__/support/cli.mjs";
+import { run, temporaryDirectory } from "../__test__/support/processes.mjs";
+import { startSeaweed } from "../__test__/support/seaweed.mjs";
+import { ToolError, ensureTools, projectDir } from "../__test__/support/tools.mjs";
+import { readTree } from "../__test__/support/tree.mjs";
+
+const STEPS = ["first push", "nothing changed", "a day of use", "full restore"];
+/** What is in no snapshot of ours, so that restic need not carry it either. */
+const EXCLUDED = ["b2-backup", "credentials", "media", "*.tmp", "auth-profiles.json"];
+/** Wall clock in seconds and peak memory in bytes of one command; Python's standard library measures it without a package. */
+const MEASURE = `
+import json, resource, subprocess, sys, time
+started = time.monotonic()
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+unit = 1 if sys.platform == "darwin" else 1024
+print(json.dumps({"code": code, "wall": time.monotonic() - started, "cpu": usage.ru_utime + usage.ru_stime,
+    "memory": usage.ru_maxrss * unit}))
+`;
+
+const { values: options } = parseArgs({
+  options: {
+    ...{ size: { type: "string", default: "M" }, runs: { type: "string", default: "5" }, only: { type: "string" } },
+    ...{ build: { type: "string", default: "release" }, json: { type: "string" } },
+    ...{ "latency-ms": { type: "string", default: "0" }, "upload-rate": { type: "string", default: "0" } },
+  },
+});
+
+/** The product, driven through its command line. `place` is `{ stateDir, endpoint, keyId, applicationKey, scratch }`. */
+const ours = {
+  name: "openclaw-b2-backup",
+  async prepare(place) {
+    const { endpoint, keyId, applicationKey, scratch } = place;
+    return { config: writeConfig(path.join(scratch, "config.json"), { endpoint, keyId, applicationKey, bucket: "bench-ours" }) };
+  },
+  push: ({ config }, { stateDir }) => ["push", "--json", "--config", config, "--state-dir", stateDir],
+  restore({ config }, { scratch }, target) {
+    const newMachine = path.join(scratch, "new-machine");
+    mkdirSync(newMachine);
+    const common = ["--json", "--config", config, "--state-dir", newMachine];
+    return ["pull", ...common, "--snapshot", "latest", "--target", target];
+  },
+  command: (args) => [process.execPath, cliPath, ...args],
+  env: () => ({}),
+  restoredState: (target) => target,
+};
+
+const restic = {
+  name: "restic",
+  async prepare(place) {
+    const env = this.env(place);
+    const created = await run(resticPath, ["init", "--quiet"], { env });
+    if (created.code !== 0) throw new Error(`restic init failed: ${created.stderr}`);
+    return {};
+  },
+  push(_prepared, { stateDir }) {
+    return ["backup", "--quiet", ...EXCLUDED.flatMap((glob) => ["--exclude", glob]), stateDir];
+  },
+  restore: (_prepared, { scratch }, target) => {
+    return ["restore", "latest", "--quiet", "--cache-dir", path.join(scratch, "restic-new-machine"), "--target", target];
+  },
+  command: (args) => [resticPath, ...args],
+  env: ({ endpoint, keyId, applicationKey, scratch }) => ({
+    ...process.env,
+    RESTIC_REPOSITORY: `s3:${endpoint}/bench-restic`,
+    RESTIC_PASSWORD: "bench",
+    RESTIC_CACHE_DIR: path.join(scratch, "restic-cache"),
+    AWS_ACCESS_KEY_ID: keyId,
+    AWS_SECRET_ACCESS_KEY: applicationKey,
+  }),
+  /** restic keeps absolute paths. */
+  restoredState: (target, stateDir) => path.join(target, stateDir),
+};
+const resticPath = process.env.RESTIC ?? "restic";
+
+async function measure(tools, command, env) {
+  const result = await run(tools.python, ["-c", MEASURE, ...command], { env, timeoutMs: 60 * 60_000 });
+  const measured = result.code === 0 ? JSON.parse(result.stdout) : { code: result.code };
+  if (measured.code !== 0) throw new Error(`${command.join(" ")} failed (${measured.code}): ${result.stderr}`);
+  return measured;
+}
+
+/** Plain files must be back byte for byte; databases are private copies here and torn copies there, so not comparable. */
+function checkRestore(contender, target, stateDir) {
+  const skip = (name) => /^(b2-backup|credentials|media)(\/|$)|\.tmp$|\.sqlite(-wal|-shm)?$/.test(name);
+  assert.deepEqual(readTree(contender.restoredState(target, stateDir), skip), readTree(stateDir, skip), contender.name);
+}
+
+async function oneRun(index, contenders, tools, source, record) {
+  const scratch = temporaryDirectory("bench-run");
+  const stateDir = path.join(scratch, "state");
+  cpSync(source, stateDir, { recursive: true, preserveTimestamps: true });
+  const seaweed = await startSeaweed();
+  const network = { latencyMs: Number(options["latency-ms"]), uploadRate: Number(options["upload-rate"]) };
+  const proxy = await startProxy({ serverPort: seaweed.port, ...network });
+  const { accessKey: keyId, secretKey: applicationKey } = seaweed;
+  const place = { stateDir, endpoint: proxy.url, keyId, applicationKey, scratch };
+  const order = index % 2 === 0 ? contenders : [...contenders].reverse();
+  const prepared = new Map();
+  for (const contender of order) {
+    await seaweed.createBucket(contender === ours ? "bench-ours" : "bench-restic");
+    prepared.set(contender, await contender.prepare(place));
+  }
+  for (const step of STEPS) {
+    if (step === "a day of use") {
+      const mutated = await run(tools.node, [path.join(projectDir, "benches/make-state.mjs"), "mutate", stateDir, "1"]);
+      if (mutated.code !== 0) throw new Error(mutated.stderr);
+    }
+    for (const contender of order) {
+      const target = path.join(scratch, `restored-${contender.name}`);
+      const isRestore = step === "full restore";
+      const ready = prepared.get(contender);
+      const args = isRestore ? contender.restore(ready, place, target) : contender.push(ready, place);
+      proxy.reset();
+      const used = await measure(tools, contender.command(args), { ...process.env, ...contender.env(place) });
+      const { requests, uploadedBytes: uploaded, downloadedBytes: downloaded } = proxy.stats;
+      record(step, contender.name, { ...used, requests, uploaded, downloaded });
+      if (isRestore) checkRestore(contender, target, stateDir);
+      if (isRestore) rmSync(target, { recursive: true });
+    }
+  }
+  await proxy.stop();
+  await seaweed.stop();
+  rmSync(scratch, { recursive: true });
+}
+
+const median = (values) => {
+  const sorted = [...values].sort((a, b) => a - b);
+  return (sorted[Math.floor((sorted.length - 1) / 2)] + sorted[Math.ceil((sorted.length - 1) / 2)]) / 2;
+};
+const COLUMNS = {
+  wall: { title: "wall clock", show: (seconds) => `${seconds.toFixed(2)} s` },
+  cpu: { title: "CPU", show: (seconds) => `${seconds.toFixed(2)} s` },
+  memory: { title: "peak memory", show: (bytes) => `${(bytes / 1e6).toFixed(0)} MB` },
+  requests: { title: "requests", show: (count) => count.toLocaleString("en") },
+  uploaded: { title: "uploaded", show: (bytes) => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 2 : 1)} MB` },
+  downloaded: { title: "downloaded", show: (bytes) => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 2 : 1)} MB` },
+};
+
+function printTable(measured, contenders) {
+  const row = (cells) => console.log(`| ${cells.join(" | ")} |`);
+  row(["step", "", ...Object.values(COLUMNS).map(({ title }) => title)]);
+  row(["---", "---", ...Object.keys(COLUMNS).map(() => "---:")]);
+  for (const step of STEPS) {
+    const medians = contenders.map(({ name }) => {
+      const runs = measured.filter((one) => one.step === step && one.name === name);
+      return Object.fromEntries(Object.keys(COLUMNS).map((column) => [column, median(runs.map((one) => one[column]))]));
+    });
+    contenders.forEach(({ name }, i) => {
+      row([i === 0 ? step : "", name, ...Object.entries(COLUMNS).map(([column, { show }]) => show(medians[i][column]))]);
+    });
+    if (contenders.length < 2) continue;
+    const [mine, theirs] = medians;
+    const ratio = (column) => (theirs[column] > 0 ? `**${(mine[column] / theirs[column]).toFixed(2)}**` : "");
+    row(["", "ratio", ...Object.keys(COLUMNS).map(ratio)]);
+  }
+}
+
+async function bench() {
+  const runs = Number(options.runs);
+  if (!["S", "M", "L"].includes(options.size) || !(runs >= 1)) throw new ToolError("--size is S, M or L, --runs at least 1");
+  if (![undefined, "ours", "restic"].includes(options.only)) throw new ToolError("--only is ours or restic");
+  const contenders = [ours, restic].filter((one) => options.only === undefined || one === { ours, restic }[options.only]);
+  const tools = ensureTools();
+  let resticVersion = "";
+  if (contenders.includes(restic)) {
+    const version = await run(resticPath, ["version"]).catch(() => {
+      throw new ToolError("restic is missing: install it (apt-get install restic), or name it with RESTIC=/path/to/restic");
+    });
+    resticVersion = version.stdout.trim();
+  }
+  if (contenders.includes(ours) && options.build !== "none") {
+    console.error("building the addon as it is released ...");
+    const built = await run("npm", ["run", "build"], { cwd: projectDir, timeoutMs: 60 * 60_000 });
+    if (built.code !== 0) throw new ToolError(`npm run build failed:\n${built.stdout}${built.stderr}`);
+  }
+  const source = path.join(temporaryDirectory("bench-state"), "state");
+  console.error(`making state ${options.size} ...`);
+  const made = await run(tools.node, [path.join(projectDir, "benches/make-state.mjs"), "make", source, options.size]);
+  if (made.code !== 0) throw new Error(made.stderr);
+
+  const measured = [];
+  for (let index = 0; index < runs; index++) {
+    console.error(`run ${index + 1} of ${runs} ...`);
+    await oneRun(index, contenders, tools, source, (step, name, used) => {
+      measured.push({ run: index, step, name, ...used });
+      console.error(`  ${step}, ${name}: ${used.wall.toFixed(2)} s, ${used.requests} requests`);
+    });
+  }
+  const cpus = os.cpus();
+  const load = options["latency-ms"] !== "0" ? `, ${options["latency-ms"]} ms latency` : "";
+  const rate = options["upload-rate"] !== "0" ? `, ${Number(options["upload-rate"]) / 1e6} MB/s up` : "";
+  console.log(`State ${options.size}, medians of ${runs} runs, SeaweedFS on loopback${load}${rate}.`);
+  console.log(`${cpus.length} x ${cpus[0].model.trim()}, Node ${process.version}${resticVersion && `, ${resticVersion}`}.\n`);
+  printTable(measured, contenders);
+  if (options.json) writeFileSync(options.json, `${JSON.stringify(measured, null, 2)}\n`);
+}
+
+try {
+  await bench();
+} catch (error) {
+  console.error(error instanceof ToolError ? error.message : error.stack);
+  process.exit(1);
+}
