@@ -1,10 +1,22 @@
 //! The configuration: what a user writes in `openclaw.json`, checked field by field.
+//!
+//! [`Target::from_json`] takes values that are already resolved, as the host hands them to the plugin. The command
+//! line has no host: there [`Resolve`] finds the files, the secrets and the environment that the host would have used.
+//! No message repeats the value of a field that may hold a secret.
+
+mod parse;
+mod resolve;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
+
+pub use resolve::{Resolve, resolve};
+
+/// The plugin's id, under which its configuration is found in `plugins.entries`.
+pub const PLUGIN_ID: &str = "openclaw-b2-backup";
 
 /// A credential. Shown as `<secret>` wherever it might be printed, wiped when dropped.
 #[derive(Clone, PartialEq, Eq)]
@@ -68,6 +80,18 @@ pub struct Target {
     pub include: Vec<String>,
     /// Globs over snapshot paths that are left out.
     pub exclude: Vec<String>,
+    /// A file whose content is a further secret that opens the repository, absolute.
+    pub key_file: Option<PathBuf>,
+    /// When the host takes snapshots by itself: `daily`, `weekly`, a cron expression, or a duration such as `6h`.
+    pub schedule: String,
+    /// What is kept beyond the newest snapshots.
+    pub retention: Retention,
+    /// Further files and directories outside the state directory, absolute.
+    pub extra_paths: Vec<PathBuf>,
+    /// Whether the agent's rollbacks wait for the owner's approval.
+    pub confirm_rollback: bool,
+    /// Whether the owner is told of a failed backup.
+    pub notify_on_failure: bool,
     /// Where `b2_authorize_account` is answered; tests point it at a stand-in.
     pub authorize_url: String,
     /// How long to wait for what.
@@ -81,6 +105,19 @@ impl Target {
         let Self { endpoint, region, bucket, prefix, .. } = self;
         format!("{endpoint:?} {region:?} {bucket:?} {prefix}")
     }
+}
+
+/// How many snapshots are kept beyond [`Target::keep_snapshots`], each count of the newest one per period.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Days that keep a snapshot.
+    pub daily: u32,
+    /// Weeks that keep a snapshot.
+    pub weekly: u32,
+    /// Months that keep a snapshot.
+    pub monthly: u32,
+    /// Days after which a snapshot is not kept by the counts; `None` means no limit.
+    pub max_age_days: Option<u32>,
 }
 
 /// How long to wait for what.

@@ -10,6 +10,7 @@ pub mod open;
 pub mod pack;
 pub mod read;
 pub mod seal;
+pub mod selector;
 pub mod slot;
 pub mod tree;
 pub mod write;

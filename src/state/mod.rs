@@ -1,6 +1,7 @@
 //! What `OpenClaw` keeps on disk: what belongs into a snapshot, how to read it while it is in use, how to replace it.
 
 pub mod database;
+pub mod openclaw_config;
 pub mod private;
 pub mod rules;
 pub mod scan;
