@@ -3,6 +3,8 @@
 //! Read from the outside in: [`commands`] has one file per verb, [`repository`] is the stored format, [`store`] is where
 //! bytes go, [`state`] is what `OpenClaw` keeps on disk. `docs/format.md` gives the stored bytes.
 
+#[cfg(feature = "addon")]
+mod api;
 pub mod cache;
 pub mod commands;
 pub mod config;

@@ -1,0 +1,768 @@
+//! The native functions as JavaScript sees them: convert, call, map the error. No logic.
+//!
+//! Every function returns a promise. A failure rejects it with an `Error` that has `code`, `retryable` and `context`;
+//! a panic inside a command does so too. Only a call with arguments of the wrong JavaScript type throws at once.
+
+#![allow(clippy::needless_pass_by_value)] // napi hands arguments over by value
+#![allow(clippy::trivially_copy_pass_by_ref)] // and the environment by reference
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use napi::bindgen_prelude::{FnArgs, Function, JsObjectValue, Object, ObjectRef, PromiseRaw, ToNapiValue, Unknown};
+use napi::bindgen_prelude::{FunctionRef, JsValue};
+use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
+use napi::{Env, Status};
+use napi_derive::napi;
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use crate::commands::{self, Operation};
+use crate::config::{self, Resolve};
+use crate::error::{Code, Error, Result};
+
+/// Weak, so that it does not keep the process alive; short of room it drops events.
+type OnProgress = ThreadsafeFunction<Progress, Unknown<'static>, Progress, Status, false, true, 8>;
+
+/// What to back up, and where: the resolved configuration of the plugin and the state directory it applies to.
+/// Secrets are plain strings here; nothing of them is ever in a message or a result.
+#[napi(object)]
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Target {
+    /// The OpenClaw state directory, absolute.
+    pub state_dir: String,
+    /// B2 application key id, or S3 access key id. Not needed for a `file://` endpoint.
+    pub key_id: Option<String>,
+    /// B2 application key, or S3 secret access key. It also encrypts what is stored.
+    pub application_key: Option<String>,
+    /// Bucket name. Not needed for a `file://` endpoint.
+    pub bucket: Option<String>,
+    /// Region, for example `us-west-004`. Default: asked of B2.
+    pub region: Option<String>,
+    /// Folder in the bucket. Default: `openclaw-backup`.
+    pub prefix: Option<String>,
+    /// `daily`, `weekly`, a duration such as `6h`, or a cron expression. Default: `daily`.
+    pub schedule: Option<String>,
+    /// Whether what is stored is encrypted. Default: true.
+    pub encrypt: Option<bool>,
+    /// How many regular snapshots of this machine are kept, at least 1. Default: 10.
+    pub keep_snapshots: Option<f64>,
+    /// Base URL of another S3 service, or `file:///dir`. Default: Backblaze B2.
+    pub endpoint: Option<String>,
+    /// A further secret that opens the repository.
+    pub passphrase: Option<String>,
+    /// A file whose content is a further secret that opens the repository.
+    pub key_file: Option<String>,
+    /// What is kept beyond the newest snapshots.
+    pub retention: Option<Retention>,
+    /// Globs over snapshot paths that are added to the scope although a rule leaves them out.
+    pub include: Option<Vec<String>>,
+    /// Globs over snapshot paths that are left out.
+    pub exclude: Option<Vec<String>>,
+    /// Further files and directories outside the state directory, absolute.
+    pub extra_paths: Option<Vec<String>>,
+    /// Whether the agent's rollbacks wait for the owner's approval. Default: true.
+    pub confirm_rollback: Option<bool>,
+    /// Whether the owner is told of a failed backup. Default: true.
+    pub notify_on_failure: Option<bool>,
+    /// How long to wait for what.
+    pub timeouts: Option<Timeouts>,
+    /// Where `b2_authorize_account` is answered; for tests.
+    pub authorize_url: Option<String>,
+}
+
+/// How many days, weeks and months keep their newest snapshot.
+#[napi(object)]
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Retention {
+    /// Days that keep a snapshot.
+    pub daily: Option<f64>,
+    /// Weeks that keep a snapshot.
+    pub weekly: Option<f64>,
+    /// Months that keep a snapshot.
+    pub monthly: Option<f64>,
+    /// Days after which a snapshot is not kept by these counts.
+    pub max_age_days: Option<f64>,
+}
+
+/// How long to wait for what, in milliseconds.
+#[napi(object)]
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Timeouts {
+    /// To open a connection.
+    pub connect_ms: Option<f64>,
+    /// Without a single byte of progress in either direction.
+    pub stall_ms: Option<f64>,
+    /// For one operation of the store with all its repetitions, as long as none makes progress.
+    pub operation_ms: Option<f64>,
+}
+
+/// How far an operation has come. Totals may still grow while `phase` is `scan`.
+#[napi(object, object_from_js = false)]
+pub struct Progress {
+    /// What is being done.
+    #[napi(ts_type = "'scan' | 'upload' | 'download' | 'stage' | 'apply' | 'verify'")]
+    pub phase: String,
+    /// Files finished.
+    pub files_done: f64,
+    /// Files known so far.
+    pub files_total: f64,
+    /// Bytes of content finished.
+    pub bytes_done: f64,
+    /// Bytes of content known so far.
+    pub bytes_total: f64,
+    /// Stored bytes sent or received so far.
+    pub transferred_bytes: f64,
+}
+
+impl From<commands::Progress> for Progress {
+    fn from(progress: commands::Progress) -> Self {
+        Self {
+            phase: progress.phase.into(),
+            files_done: number(progress.files_done),
+            files_total: number(progress.files_total),
+            bytes_done: number(progress.bytes_done),
+            bytes_total: number(progress.bytes_total),
+            transferred_bytes: number(progress.transferred_bytes),
+        }
+    }
+}
+
+/// Something of the state that a snapshot does not hold, and why.
+#[napi(object, object_from_js = false)]
+pub struct SnapshotException {
+    /// Path as the snapshot names it.
+    pub path: String,
+    /// Why it is not in the snapshot.
+    pub reason: String,
+}
+
+impl From<commands::Exception> for SnapshotException {
+    fn from(exception: commands::Exception) -> Self {
+        Self { path: exception.path, reason: exception.reason }
+    }
+}
+
+/// Options that every function takes.
+#[napi(object, object_to_js = false)]
+pub struct OperationOptions<'env> {
+    /// Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`.
+    #[napi(ts_type = "AbortSignal")]
+    pub signal: Option<Object<'env>>,
+}
+
+/// Options of `push`.
+#[napi(object, object_to_js = false)]
+pub struct PushOptions<'env> {
+    /// Why the snapshot is taken; recorded in it. Default: `manual`.
+    #[napi(ts_type = "'schedule' | 'catch_up' | 'before_compaction' | 'gateway_stop' | 'manual'")]
+    pub trigger: Option<String>,
+    /// Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`.
+    #[napi(ts_type = "AbortSignal")]
+    pub signal: Option<Object<'env>>,
+}
+
+/// What a push did.
+#[napi(object, object_from_js = false, use_nullable = true)]
+pub struct PushResult {
+    /// The new snapshot's id; null when nothing had changed since the last one.
+    pub snapshot: Option<String>,
+    /// Whether nothing had changed.
+    pub unchanged: bool,
+    /// Why it was taken.
+    pub trigger: String,
+    /// Files in the state.
+    pub files: f64,
+    /// Bytes of content of those files.
+    pub bytes: f64,
+    /// Files that are new or differ from this machine's last snapshot.
+    pub changed_files: f64,
+    /// Bytes sent to the store.
+    pub uploaded_bytes: f64,
+    /// Requests made to the store.
+    pub requests: f64,
+    /// What the snapshot does not hold.
+    pub exceptions: Vec<SnapshotException>,
+    /// What failed after the snapshot was safe.
+    pub warnings: Vec<String>,
+    /// How long it took, in milliseconds.
+    pub duration_ms: f64,
+}
+
+impl From<commands::PushReport> for PushResult {
+    fn from(report: commands::PushReport) -> Self {
+        Self {
+            unchanged: report.snapshot.is_none(),
+            snapshot: report.snapshot,
+            trigger: report.trigger.as_str().into(),
+            files: number(report.files),
+            bytes: number(report.bytes),
+            changed_files: number(report.changed_files),
+            uploaded_bytes: number(report.uploaded_bytes),
+            requests: number(report.requests),
+            exceptions: convert(report.exceptions),
+            warnings: report.warnings,
+            duration_ms: milliseconds(report.duration),
+        }
+    }
+}
+
+/// One snapshot.
+#[napi(object, object_from_js = false)]
+pub struct SnapshotInfo {
+    /// The id, which is also the folder's name in the bucket.
+    pub id: String,
+    /// When it was taken: RFC 3339, UTC, by the store's clock.
+    pub created_at: String,
+    /// A safety snapshot is taken before a rollback and never pruned automatically.
+    #[napi(ts_type = "'regular' | 'safety'")]
+    pub kind: String,
+    /// Why it was taken.
+    pub trigger: String,
+    /// Host name of the machine that took it.
+    pub host: String,
+    /// Files it holds.
+    pub files: f64,
+    /// Bytes of content it holds.
+    pub bytes: f64,
+    /// Whether it holds everything that was in scope.
+    pub complete: bool,
+    /// How many things it does not hold.
+    pub exceptions: f64,
+}
+
+impl From<commands::SnapshotInfo> for SnapshotInfo {
+    fn from(info: commands::SnapshotInfo) -> Self {
+        Self {
+            id: info.id,
+            created_at: info.created_at,
+            kind: info.kind.as_str().into(),
+            trigger: info.trigger,
+            host: info.host,
+            files: number(info.files),
+            bytes: number(info.bytes),
+            complete: info.complete,
+            exceptions: number(info.exceptions),
+        }
+    }
+}
+
+/// What `list` found.
+#[napi(object, object_from_js = false)]
+pub struct ListResult {
+    /// Readable snapshots, newest first.
+    pub snapshots: Vec<SnapshotInfo>,
+    /// Snapshots that cannot be read: `path` is the id.
+    pub unreadable: Vec<SnapshotException>,
+}
+
+impl From<commands::ListReport> for ListResult {
+    fn from(report: commands::ListReport) -> Self {
+        Self { snapshots: convert(report.snapshots), unreadable: convert(report.unreadable) }
+    }
+}
+
+/// Options of `pull`.
+#[napi(object, object_to_js = false)]
+pub struct PullOptions<'env> {
+    /// An id, the unique start of one, `latest`, `before-compaction`, or a time in plain words.
+    pub snapshot: String,
+    /// An empty or new directory outside the live state.
+    pub directory: String,
+    /// Globs over snapshot paths. Default: everything.
+    pub paths: Option<Vec<String>>,
+    /// Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`.
+    #[napi(ts_type = "AbortSignal")]
+    pub signal: Option<Object<'env>>,
+}
+
+/// What a pull wrote.
+#[napi(object, object_from_js = false)]
+pub struct PullResult {
+    /// The snapshot's id.
+    pub snapshot: String,
+    /// Files and symlinks written.
+    pub files: f64,
+    /// Bytes of content written.
+    pub bytes: f64,
+    /// What the snapshot does not hold.
+    pub exceptions: Vec<SnapshotException>,
+}
+
+impl From<commands::PullReport> for PullResult {
+    fn from(report: commands::PullReport) -> Self {
+        Self {
+            snapshot: report.snapshot,
+            files: number(report.files),
+            bytes: number(report.bytes),
+            exceptions: convert(report.exceptions),
+        }
+    }
+}
+
+/// Options of `rollback`.
+#[napi(object, object_to_js = false)]
+pub struct RollbackOptions<'env> {
+    /// An id, the unique start of one, `latest`, `before-compaction`, or a time in plain words.
+    pub snapshot: String,
+    /// Globs over snapshot paths. Default: everything.
+    pub paths: Option<Vec<String>>,
+    /// Only say what would be done. Default: false.
+    pub plan_only: Option<bool>,
+    /// Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`.
+    #[napi(ts_type = "AbortSignal")]
+    pub signal: Option<Object<'env>>,
+}
+
+/// What a rollback did, or as a plan would do.
+#[napi(object, object_from_js = false, use_nullable = true)]
+pub struct RollbackResult {
+    /// The snapshot that was restored.
+    pub snapshot: String,
+    /// The safety snapshot taken before; null for a plan, or when nothing had to change.
+    pub safety_snapshot: Option<String>,
+    /// Paths written from the snapshot.
+    pub restored: Vec<String>,
+    /// Paths removed because the snapshot does not have them.
+    pub deleted: Vec<String>,
+    /// How many paths already were as in the snapshot.
+    pub unchanged: f64,
+    /// Bytes of content written.
+    pub bytes: f64,
+    /// Whether a gateway that ran on this state must be restarted.
+    pub restart_required: bool,
+}
+
+impl From<commands::RollbackReport> for RollbackResult {
+    fn from(report: commands::RollbackReport) -> Self {
+        Self {
+            snapshot: report.snapshot,
+            safety_snapshot: report.safety_snapshot,
+            restored: report.restored,
+            deleted: report.deleted,
+            unchanged: number(report.unchanged),
+            bytes: number(report.bytes),
+            restart_required: report.restart_required,
+        }
+    }
+}
+
+/// Options of `verify`.
+#[napi(object, object_to_js = false)]
+pub struct VerifyOptions<'env> {
+    /// Also download and check every stored byte. Default: false.
+    pub read_data: Option<bool>,
+    /// Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`.
+    #[napi(ts_type = "AbortSignal")]
+    pub signal: Option<Object<'env>>,
+}
+
+/// What `verify` found.
+#[napi(object, object_from_js = false)]
+pub struct VerifyResult {
+    /// Snapshots checked.
+    pub snapshots: f64,
+    /// Packs checked.
+    pub packs: f64,
+    /// Chunks that the snapshots refer to.
+    pub chunks: f64,
+    /// Stored bytes that were read and checked.
+    pub read_bytes: f64,
+    /// What is wrong. Empty means the repository is sound.
+    pub problems: Vec<String>,
+}
+
+impl From<commands::VerifyReport> for VerifyResult {
+    fn from(report: commands::VerifyReport) -> Self {
+        Self {
+            snapshots: number(report.snapshots),
+            packs: number(report.packs),
+            chunks: number(report.chunks),
+            read_bytes: number(report.read_bytes),
+            problems: report.problems,
+        }
+    }
+}
+
+/// What `prune` did.
+#[napi(object, object_from_js = false)]
+pub struct PruneResult {
+    /// Ids of the snapshots removed by retention.
+    pub removed_snapshots: Vec<String>,
+    /// Packs taken out of use; their bytes go after the grace period.
+    pub condemned_packs: f64,
+    /// Packs deleted.
+    pub deleted_packs: f64,
+    /// Stored bytes freed.
+    pub freed_bytes: f64,
+}
+
+impl From<commands::PruneReport> for PruneResult {
+    fn from(report: commands::PruneReport) -> Self {
+        Self {
+            removed_snapshots: report.removed_snapshots,
+            condemned_packs: number(report.condemned_packs),
+            deleted_packs: number(report.deleted_packs),
+            freed_bytes: number(report.freed_bytes),
+        }
+    }
+}
+
+/// Options of `diff`.
+#[napi(object, object_to_js = false)]
+pub struct DiffOptions<'env> {
+    /// The older side: an id, the unique start of one, `latest`, `before-compaction`, or a time in plain words.
+    pub from: String,
+    /// The newer side, named likewise. Default: the live state.
+    pub to: Option<String>,
+    /// Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`.
+    #[napi(ts_type = "AbortSignal")]
+    pub signal: Option<Object<'env>>,
+}
+
+/// One difference.
+#[napi(object, object_from_js = false)]
+pub struct Change {
+    /// Path as the snapshot names it.
+    pub path: String,
+    /// Going from the first side to the second.
+    #[napi(ts_type = "'added' | 'removed' | 'modified'")]
+    pub kind: String,
+}
+
+impl From<commands::Change> for Change {
+    fn from(change: commands::Change) -> Self {
+        Self { path: change.path, kind: change.kind.into() }
+    }
+}
+
+/// What `diff` found.
+#[napi(object, object_from_js = false, use_nullable = true)]
+pub struct DiffResult {
+    /// The older side's id.
+    pub from: String,
+    /// The newer side's id; null means the live state.
+    pub to: Option<String>,
+    /// The differences, ordered by path.
+    pub changes: Vec<Change>,
+}
+
+impl From<commands::DiffReport> for DiffResult {
+    fn from(report: commands::DiffReport) -> Self {
+        Self { from: report.from, to: report.to, changes: convert(report.changes) }
+    }
+}
+
+/// Where backups stand.
+#[napi(object, object_from_js = false, use_nullable = true)]
+pub struct StatusResult {
+    /// Where the repository is, without secrets.
+    pub location: String,
+    /// Whether what is stored is encrypted.
+    pub encrypted: bool,
+    /// Snapshots that can be listed.
+    pub snapshots: f64,
+    /// The newest one; null when there is none.
+    pub latest: Option<SnapshotInfo>,
+    /// Bytes that the repository takes in the store.
+    pub stored_bytes: f64,
+    /// Objects that the repository takes in the store.
+    pub objects: f64,
+    /// Directories of this state that are left out because they are rebuilt.
+    pub left_out: Vec<String>,
+}
+
+impl From<commands::StatusReport> for StatusResult {
+    fn from(report: commands::StatusReport) -> Self {
+        Self {
+            location: report.location,
+            encrypted: report.encrypted,
+            snapshots: number(report.snapshots),
+            latest: report.latest.map(Into::into),
+            stored_bytes: number(report.stored_bytes),
+            objects: number(report.objects),
+            left_out: report.left_out,
+        }
+    }
+}
+
+/// Options of `resolveTarget`.
+#[napi(object, object_to_js = false)]
+pub struct ResolveOptions {
+    /// `openclaw.json`. Default: `OPENCLAW_CONFIG_PATH`, or the one in the state directory. It must exist when given.
+    pub config_path: Option<String>,
+    /// The state directory. Default: `OPENCLAW_STATE_DIR`, or `~/.openclaw`.
+    pub state_dir: Option<String>,
+    /// The environment. Default: this process's.
+    pub env: Option<HashMap<String, String>>,
+}
+
+/// Takes a snapshot of the state and applies retention afterwards.
+#[napi(catch_unwind)]
+pub fn push<'env>(
+    env: &'env Env,
+    #[napi(ts_arg_type = "Target")] target: Object<'env>,
+    options: Option<PushOptions<'env>>,
+    #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
+) -> napi::Result<PromiseRaw<'env, PushResult>> {
+    let (trigger, signal) = options.map_or((None, None), |options| (options.trigger, options.signal));
+    let target = Call::target(env, target);
+    Call::new(signal, on_progress).start(env, async move |operation| {
+        let trigger = trigger.as_deref().unwrap_or("manual").parse()?;
+        commands::push::push(&target?, commands::PushOptions { trigger }, &operation).await
+    })
+}
+
+/// Every snapshot, newest first.
+#[napi(catch_unwind)]
+pub fn list<'env>(
+    env: &'env Env,
+    #[napi(ts_arg_type = "Target")] target: Object<'env>,
+    options: Option<OperationOptions<'env>>,
+    #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
+) -> napi::Result<PromiseRaw<'env, ListResult>> {
+    let target = Call::target(env, target);
+    Call::new(options.and_then(|options| options.signal), on_progress)
+        .start(env, async move |operation| commands::list::list(&target?, &operation).await)
+}
+
+/// Writes a snapshot's files into an empty or new directory, never into the live state.
+#[napi(catch_unwind)]
+pub fn pull<'env>(
+    env: &'env Env,
+    #[napi(ts_arg_type = "Target")] target: Object<'env>,
+    options: PullOptions<'env>,
+    #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
+) -> napi::Result<PromiseRaw<'env, PullResult>> {
+    let target = Call::target(env, target);
+    let PullOptions { snapshot, directory, paths, signal } = options;
+    Call::new(signal, on_progress).start(env, async move |operation| {
+        let paths = paths.unwrap_or_default();
+        let options = commands::PullOptions { snapshot, directory: directory.into(), paths };
+        commands::pull::pull(&target?, options, &operation).await
+    })
+}
+
+/// Makes the state as it was in a snapshot, after a safety snapshot of how it is.
+#[napi(catch_unwind)]
+pub fn rollback<'env>(
+    env: &'env Env,
+    #[napi(ts_arg_type = "Target")] target: Object<'env>,
+    options: RollbackOptions<'env>,
+    #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
+) -> napi::Result<PromiseRaw<'env, RollbackResult>> {
+    let target = Call::target(env, target);
+    let RollbackOptions { snapshot, paths, plan_only, signal } = options;
+    Call::new(signal, on_progress).start(env, async move |operation| {
+        let paths = paths.unwrap_or_default();
+        let options = commands::RollbackOptions { snapshot, paths, plan_only: plan_only.unwrap_or(false) };
+        commands::rollback::rollback(&target?, options, &operation).await
+    })
+}
+
+/// How two snapshots, or a snapshot and the live state, differ.
+#[napi(catch_unwind)]
+pub fn diff<'env>(
+    env: &'env Env,
+    #[napi(ts_arg_type = "Target")] target: Object<'env>,
+    options: DiffOptions<'env>,
+    #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
+) -> napi::Result<PromiseRaw<'env, DiffResult>> {
+    let target = Call::target(env, target);
+    let DiffOptions { from, to, signal } = options;
+    Call::new(signal, on_progress)
+        .start(env, async move |operation| commands::diff::diff(&target?, &from, to.as_deref(), &operation).await)
+}
+
+/// Checks that every snapshot can be restored.
+#[napi(catch_unwind)]
+pub fn verify<'env>(
+    env: &'env Env,
+    #[napi(ts_arg_type = "Target")] target: Object<'env>,
+    options: Option<VerifyOptions<'env>>,
+    #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
+) -> napi::Result<PromiseRaw<'env, VerifyResult>> {
+    let target = Call::target(env, target);
+    let (read_data, signal) = options.map_or((None, None), |options| (options.read_data, options.signal));
+    Call::new(signal, on_progress).start(env, async move |operation| {
+        let options = commands::VerifyOptions { read_data: read_data.unwrap_or(false) };
+        commands::verify::verify(&target?, options, &operation).await
+    })
+}
+
+/// Applies retention and frees what no snapshot needs.
+#[napi(catch_unwind)]
+pub fn prune<'env>(
+    env: &'env Env,
+    #[napi(ts_arg_type = "Target")] target: Object<'env>,
+    options: Option<OperationOptions<'env>>,
+    #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
+) -> napi::Result<PromiseRaw<'env, PruneResult>> {
+    let target = Call::target(env, target);
+    Call::new(options.and_then(|options| options.signal), on_progress)
+        .start(env, async move |operation| commands::prune::prune(&target?, &operation).await)
+}
+
+/// Where backups stand: the repository, its newest snapshot, its size.
+#[napi(catch_unwind)]
+pub fn status<'env>(
+    env: &'env Env,
+    #[napi(ts_arg_type = "Target")] target: Object<'env>,
+    options: Option<OperationOptions<'env>>,
+    #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
+) -> napi::Result<PromiseRaw<'env, StatusResult>> {
+    let target = Call::target(env, target);
+    Call::new(options.and_then(|options| options.signal), on_progress)
+        .start(env, async move |operation| commands::status::status(&target?, &operation).await)
+}
+
+/// Finds and checks the configuration without OpenClaw: its files, secrets and the environment. The result holds
+/// secrets; it is for the functions above, not for showing.
+#[napi(catch_unwind)]
+pub fn resolve_target<'env>(env: &'env Env, options: Option<ResolveOptions>) -> napi::Result<PromiseRaw<'env, Target>> {
+    let (config_path, state_dir, variables) =
+        options.map_or((None, None, None), |options| (options.config_path, options.state_dir, options.env));
+    let variables = variables.unwrap_or_else(|| {
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
+    });
+    let request = Resolve {
+        config_path: config_path.map(Into::into),
+        state_dir: state_dir.map(Into::into),
+        env: variables.into_iter().collect(),
+    };
+    let read = move || {
+        let fields = request.fields()?;
+        config::Target::from_json(&fields)?;
+        serde_json::from_value::<Target>(fields).map_err(|error| Error::config("config", error))
+    };
+    Call::new(None, None).start(env, async move |_| tokio::task::spawn_blocking(read).await.map_err(panicked)?)
+}
+
+/// What a call brings besides its arguments.
+struct Call<'env> {
+    signal: Option<Object<'env>>,
+    on_progress: Option<OnProgress>,
+}
+
+impl<'env> Call<'env> {
+    fn new(signal: Option<Object<'env>>, on_progress: Option<OnProgress>) -> Self {
+        Self { signal, on_progress }
+    }
+
+    /// The checked target. It goes through JSON text, whose parser has a bound on nesting that a walk over
+    /// JavaScript's objects, which may contain themselves, does not have.
+    fn target(env: &Env, object: Object<'_>) -> Result<config::Target> {
+        let text = env
+            .get_global()
+            .and_then(|global| global.get_named_property::<Object>("JSON"))
+            .and_then(|json| json.get_named_property::<Function<Object, String>>("stringify"))
+            .and_then(|stringify| stringify.call(object))
+            .map_err(|_| Error::config("target", "cannot be written as JSON"))?;
+        let text = Zeroizing::new(text);
+        // The parser's message could repeat a part of the text.
+        let value = serde_json::from_str(&text).map_err(|_| Error::config("target", "is nested too deeply"))?;
+        config::Target::from_json(&value)
+    }
+
+    /// Runs `command` on napi's runtime, in a task of its own so that a panic ends there.
+    fn start<R, J, F>(self, env: &'env Env, command: impl FnOnce(Operation) -> F) -> napi::Result<PromiseRaw<'env, J>>
+    where
+        R: Send + 'static,
+        J: From<R> + ToNapiValue,
+        F: Future<Output = Result<R>> + Send + 'static,
+    {
+        let operation = Operation {
+            cancel: CancellationToken::new(),
+            on_progress: self.on_progress.map(|callback| -> Arc<dyn Fn(commands::Progress) + Send + Sync> {
+                Arc::new(move |progress| {
+                    // An event that finds no room, or no environment, is dropped.
+                    let _ = callback.call(progress.into(), ThreadsafeFunctionCallMode::NonBlocking);
+                })
+            }),
+        };
+        let listener = self.signal.map(|signal| Listener::add(env, signal, operation.cancel.clone())).transpose()?;
+        let future = command(operation);
+        let task = async move { Ok(tokio::spawn(future).await.unwrap_or_else(|error| Err(panicked(error)))) };
+        env.spawn_future_with_callback(task, move |env, outcome: Result<R>| {
+            if let Some(listener) = listener.flatten() {
+                listener.remove(env)?;
+            }
+            outcome.map(J::from).map_err(|error| rejection(env, &error))
+        })
+    }
+}
+
+/// An `abort` listener on a signal, taken off again when the operation has ended.
+struct Listener {
+    signal: ObjectRef<false>,
+    function: FunctionRef<(), ()>,
+}
+
+type Registration<'env> = Function<'env, FnArgs<(&'static str, Function<'env, (), ()>)>, ()>;
+
+impl Listener {
+    /// `None` when the signal is aborted already.
+    fn add(env: &Env, signal: Object<'_>, cancel: CancellationToken) -> napi::Result<Option<Self>> {
+        if signal.get_named_property::<bool>("aborted")? {
+            cancel.cancel();
+            return Ok(None);
+        }
+        let function = env.create_function_from_closure::<(), (), _>("onAbort", move |_| {
+            cancel.cancel();
+            Ok(())
+        })?;
+        let reference = function.create_ref()?;
+        let register: Registration = signal.get_named_property("addEventListener")?;
+        register.apply(signal, ("abort", function).into())?;
+        Ok(Some(Self { signal: signal.create_ref()?, function: reference }))
+    }
+
+    fn remove(self, env: &Env) -> napi::Result<()> {
+        let signal = self.signal.get_value(env)?;
+        let register: Registration = signal.get_named_property("removeEventListener")?;
+        register.apply(signal, ("abort", self.function.borrow_back(env)?).into())?;
+        self.signal.unref(env)
+    }
+}
+
+/// The JavaScript `Error` for `error`.
+fn rejection(env: &Env, error: &Error) -> napi::Error {
+    let build = || {
+        let mut object = env.create_error(napi::Error::new(Status::GenericFailure, error.to_string()))?;
+        let mut context = Object::new(env)?;
+        let subject = error.context();
+        for (name, value) in [("path", &subject.path), ("key", &subject.key), ("snapshot", &subject.snapshot)] {
+            if let Some(value) = value {
+                context.set(name, value.as_str())?;
+            }
+        }
+        object.set("code", error.code().as_str())?;
+        object.set("retryable", error.is_retryable())?;
+        object.set("context", context)?;
+        Ok(napi::Error::from_unknown_without_coercion(object.to_unknown()))
+    };
+    build().unwrap_or_else(|failure: napi::Error| failure)
+}
+
+fn panicked(error: tokio::task::JoinError) -> Error {
+    let what = if error.is_panic() { "the operation failed unexpectedly" } else { "the operation was shut down" };
+    Error::new(Code::Io, what).because(error).advise("this is a defect; please report it with the log")
+}
+
+fn convert<T, U: From<T>>(items: Vec<T>) -> Vec<U> {
+    items.into_iter().map(U::from).collect()
+}
+
+/// JavaScript's numbers are exact up to 2^53, which is 9 PB.
+fn number(count: u64) -> f64 {
+    count as f64
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_millis() as f64
+}
