@@ -336,6 +336,8 @@ pub struct RollbackResult {
     pub bytes: f64,
     /// Whether a gateway that ran on this state must be restarted.
     pub restart_required: bool,
+    /// What the owner should know besides, for example what was set aside.
+    pub warnings: Vec<String>,
 }
 
 impl From<commands::RollbackReport> for RollbackResult {
@@ -348,6 +350,7 @@ impl From<commands::RollbackReport> for RollbackResult {
             unchanged: number(report.unchanged),
             bytes: number(report.bytes),
             restart_required: report.restart_required,
+            warnings: report.warnings,
         }
     }
 }

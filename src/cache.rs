@@ -59,6 +59,17 @@ impl Cache {
         Ok(Self { connection: Mutex::new(connection) })
     }
 
+    /// The cache at `path`, if there is a sound one for the repository `identity`.
+    #[must_use]
+    pub fn open_existing(path: &Path, identity: &str) -> Option<Self> {
+        if !path.is_file() {
+            return None;
+        }
+        let connection = prepare(path).ok()?;
+        let known = known_identity(&connection).ok().flatten()?;
+        (known == format!("{LAYOUT} {identity}")).then(|| Self { connection: Mutex::new(connection) })
+    }
+
     fn with<T>(&self, action: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
         let mut connection = self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         action(&mut connection).map_err(|error| failed(&error))

@@ -1,8 +1,15 @@
 //! One file per verb. Each takes a validated [`Target`](crate::config::Target), its options and an [`Operation`], and returns a report.
 
+mod capture;
+pub mod diff;
+pub mod list;
 pub mod prune;
+pub mod pull;
 pub mod push;
 pub mod rollback;
+pub mod status;
+pub mod verify;
+mod workplace;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -314,6 +321,8 @@ pub struct RollbackReport {
     pub bytes: u64,
     /// Whether a gateway that ran on this state must be restarted.
     pub restart_required: bool,
+    /// What the owner should know besides, for example what was set aside.
+    pub warnings: Vec<String>,
 }
 
 /// Options of `verify`.

@@ -144,6 +144,20 @@ impl SnapshotId {
         format!("{}/manifest.json", self.0)
     }
 
+    /// When the snapshot was taken, to the second, by the store's clock.
+    ///
+    /// # Panics
+    /// Never: an id with an impossible time is refused when it is parsed.
+    #[must_use]
+    pub fn time(&self) -> jiff::Timestamp {
+        self.parsed_time().expect("checked when the id was made")
+    }
+
+    fn parsed_time(&self) -> Option<jiff::Timestamp> {
+        let (date, time) = self.order().get(..20)?.split_once('T')?;
+        format!("{date}T{}", time.replace('-', ":")).parse().ok()
+    }
+
     /// What orders snapshots: the time part, then the suffix.
     #[must_use]
     pub fn order(&self) -> &str {
@@ -175,8 +189,9 @@ impl FromStr for SnapshotId {
                 b'h' => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
                 _ => byte == *shape,
             });
-        if fits {
-            Ok(Self(text.to_owned()))
+        let id = Self(text.to_owned());
+        if fits && id.parsed_time().is_some() {
+            Ok(id)
         } else {
             Err(Error::new(Code::NotFound, format!("{text:?} is not a snapshot id")))
         }

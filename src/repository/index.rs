@@ -4,7 +4,7 @@
 //! ones: a condemned pack still serves reads, but no push may rely on it, so that it can be deleted once every push
 //! that might already have done so is over.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use minicbor::{Decode, Encode};
 
@@ -90,6 +90,11 @@ pub struct PackEntry {
 }
 
 impl PackEntry {
+    /// The ids of its chunks.
+    pub fn chunk_ids(&self) -> impl Iterator<Item = ChunkId> + '_ {
+        self.frames.iter().flat_map(FrameEntry::chunk_ids)
+    }
+
     /// How many chunks it holds.
     #[must_use]
     pub fn chunk_count(&self) -> usize {
@@ -206,7 +211,7 @@ pub struct Location {
 /// What all index objects say together.
 #[derive(Debug, Default)]
 pub struct Index {
-    /// The packs, live ones first come first; duplicates are merged.
+    /// The packs, each once: first the live ones, then the condemned, both ordered by id.
     pub packs: Vec<IndexedPack>,
     by_pack: HashMap<PackId, u32>,
     chunks: HashMap<ChunkId, Location>,
@@ -222,36 +227,34 @@ pub struct IndexedPack {
 }
 
 impl Index {
-    /// Adds what one object says. `usable` tells whether the store has a pack, whole.
+    /// Puts together what all objects say. `usable` tells whether the store has a pack, whole.
     ///
-    /// A pack that any object condemns is condemned. A chunk is found in a live pack if one has it.
-    pub fn add(&mut self, object: IndexObject, usable: impl Fn(&PackEntry) -> bool) {
-        let all = object
-            .live
-            .into_iter()
-            .map(|pack| (pack, false))
-            .chain(object.condemned.into_iter().map(|pack| (pack, true)));
-        for (entry, condemned) in all {
-            if !usable(&entry) {
-                continue;
+    /// A pack that any object condemns is condemned. A chunk is found in a live pack if one has it, and of several in
+    /// the one with the smallest id: every machine sees the same, whatever the order of the objects.
+    #[must_use]
+    pub fn new(objects: impl IntoIterator<Item = IndexObject>, usable: impl Fn(&PackEntry) -> bool) -> Self {
+        let mut packs: BTreeMap<PackId, IndexedPack> = BTreeMap::new();
+        for object in objects {
+            let live = object.live.into_iter().map(|entry| IndexedPack { entry, condemned: false });
+            let condemned = object.condemned.into_iter().map(|entry| IndexedPack { entry, condemned: true });
+            for pack in live.chain(condemned).filter(|pack| usable(&pack.entry)) {
+                let condemned = pack.condemned;
+                packs.entry(pack.entry.id).or_insert(pack).condemned |= condemned;
             }
-            if let Some(known) = self.by_pack.get(&entry.id) {
-                self.packs[*known as usize].condemned |= condemned;
-                continue;
-            }
-            let pack = self.packs.len() as u32;
-            self.by_pack.insert(entry.id, pack);
+        }
+        let mut index = Self { packs: packs.into_values().collect(), ..Self::default() };
+        index.packs.sort_by_key(|pack| pack.condemned);
+        for (number, IndexedPack { entry, .. }) in index.packs.iter().enumerate() {
+            let pack = number as u32;
+            index.by_pack.insert(entry.id, pack);
             for (frame, place) in entry.frames.iter().enumerate() {
                 for (chunk, (id, length)) in place.chunks().enumerate() {
                     let location = Location { pack, frame: frame as u32, chunk: chunk as u32, length };
-                    let known = self.chunks.entry(id).or_insert(location);
-                    if !condemned && self.packs.get(known.pack as usize).is_some_and(|pack| pack.condemned) {
-                        *known = location;
-                    }
+                    index.chunks.entry(id).or_insert(location);
                 }
             }
-            self.packs.push(IndexedPack { entry, condemned });
         }
+        index
     }
 
     /// Where a chunk can be read.
@@ -329,16 +332,18 @@ mod tests {
         }
     }
 
+    fn live(packs: &[PackEntry]) -> IndexObject {
+        IndexObject { live: packs.to_vec(), condemned: vec![] }
+    }
+
+    fn condemned(packs: &[PackEntry]) -> IndexObject {
+        IndexObject { live: vec![], condemned: packs.to_vec() }
+    }
+
     #[test]
     fn a_pack_that_any_object_condemns_serves_reads_alone() {
-        for condemned_first in [true, false] {
-            let live = IndexObject { live: vec![pack(1, &[1])], condemned: vec![] };
-            let condemned = IndexObject { live: vec![], condemned: vec![pack(1, &[1])] };
-            let order = if condemned_first { [condemned, live] } else { [live, condemned] };
-            let mut index = Index::default();
-            for object in order {
-                index.add(object, |_| true);
-            }
+        for order in [[live, condemned], [condemned, live]] {
+            let index = Index::new(order.map(|object| object(&[pack(1, &[1])])), |_| true);
             assert!(index.find(ChunkId([1; 16])).is_some());
             assert!(!index.has_live(ChunkId([1; 16])));
         }
@@ -346,13 +351,11 @@ mod tests {
 
     #[test]
     fn a_chunk_in_a_live_and_a_condemned_pack_is_live() {
-        for order in [[(1, true), (2, false)], [(1, false), (2, true)]] {
-            let mut index = Index::default();
-            for (id, condemned) in order {
-                let (live, gone) =
-                    if condemned { (vec![], vec![pack(id, &[7])]) } else { (vec![pack(id, &[7])], vec![]) };
-                index.add(IndexObject { live, condemned: gone }, |_| true);
-            }
+        for (dead, alive) in [(1, 2), (2, 1)] {
+            let objects = [live(&[pack(1, &[7])]), live(&[pack(2, &[7])]), condemned(&[pack(dead, &[7])])];
+            let index = Index::new(objects, |_| true);
+            let at = index.find(ChunkId([7; 16])).unwrap();
+            assert_eq!(index.packs[at.pack as usize].entry.id, PackId([alive; 16]));
             assert!(index.has_live(ChunkId([7; 16])));
         }
     }

@@ -1,12 +1,22 @@
 //! The master keys of a repository that the configured secrets open.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use zeroize::Zeroizing;
 
 use super::id::{MasterKeyId, SlotId};
 use super::seal::{Header, MasterKey};
 use super::slot::{Slot, SlotKind};
 use crate::config::{Secret, Target};
 use crate::error::{Code, Error, Result};
+
+/// The largest key file; keys are short, and a file named by mistake must not be read whole.
+const MAX_KEY_FILE: u64 = 64 << 10;
 
 /// What the configuration offers to open slots with.
 #[derive(Debug, Clone)]
@@ -18,11 +28,15 @@ pub struct Secrets {
 
 impl Secrets {
     /// Those of a configuration.
-    #[must_use]
-    pub fn of(target: &Target) -> Self {
+    ///
+    /// # Errors
+    /// `CONFIG` when the key file cannot be read or is empty.
+    pub fn of(target: &Target) -> Result<Self> {
         let application_key = target.application_key.clone().map(|secret| (SlotKind::ApplicationKey, secret));
         let passphrase = target.passphrase.clone().map(|secret| (SlotKind::Passphrase, secret));
-        Self { encrypt: target.encrypt, secrets: application_key.into_iter().chain(passphrase).collect() }
+        let key_file = target.key_file.as_deref().map(read_key_file).transpose()?.map(|key| (SlotKind::KeyFile, key));
+        let secrets = application_key.into_iter().chain(passphrase).chain(key_file).collect();
+        Ok(Self { encrypt: target.encrypt, secrets })
     }
 
     /// No secret at all: for slots that are open already.
@@ -49,6 +63,20 @@ impl Secrets {
             }
         }
         Ok(None)
+    }
+}
+
+fn read_key_file(path: &Path) -> Result<Secret> {
+    let refused = |problem: String| {
+        Error::config("keyFile", format!("{}: {problem}", path.display())).at_path(path.display().to_string())
+    };
+    let mut content = Zeroizing::new(Vec::new());
+    let read = File::open(path).and_then(|file| file.take(MAX_KEY_FILE + 1).read_to_end(&mut content));
+    match read {
+        Err(error) => Err(refused(error.to_string())),
+        Ok(0) => Err(refused("it is empty".into())),
+        Ok(length) if length as u64 > MAX_KEY_FILE => Err(refused(format!("it is larger than {MAX_KEY_FILE} bytes"))),
+        Ok(_) => Ok(Secret::new(BASE64.encode(&content))),
     }
 }
 

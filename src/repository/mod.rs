@@ -9,6 +9,7 @@ pub mod manifest;
 pub mod open;
 pub mod pack;
 pub mod read;
+pub mod restore;
 pub mod seal;
 pub mod selector;
 pub mod slot;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::contents::Contents;
 use super::id::{IndexId, SlotId, SnapshotId};
-use super::index::{Index, IndexObject, index_key, open_index};
+use super::index::{Index, IndexObject, PackEntry, index_key, open_index};
 use super::keyring::{Keyring, Secrets};
 use super::manifest::{MAX_MANIFEST, Summary};
 use super::seal::MasterKey;
@@ -61,7 +61,7 @@ impl Repository {
         if_missing: IfMissing,
         operation: &Operation,
     ) -> Result<Self> {
-        let secrets = Secrets::of(target);
+        let secrets = Secrets::of(target)?;
         let remembered = {
             let (cache, secrets) = (cache.clone(), secrets.clone());
             tokio::task::spawn_blocking(move || open_remembered_slots(cache.as_deref(), &secrets))
@@ -231,37 +231,32 @@ impl Repository {
     }
 
     async fn try_load_index(&self) -> Result<Index> {
-        let cache = self.cache.clone();
-        let mut remembered =
-            tokio::task::spawn_blocking(move || cache.map(|cache| cache.objects("index/")).unwrap_or_default())
-                .await
-                .map_err(|error| task_failed(&error))?;
         let mut objects = Vec::new();
         for id in self.contents.indexes.keys() {
-            let key = index_key(*id);
-            let object = remembered.remove(&key).and_then(|bytes| IndexObject::from_compressed(&bytes, &key).ok());
-            objects.push(match object {
-                Some(object) => object,
-                None => self.fetch_index(*id).await?,
-            });
+            objects.push(self.index_object(*id).await?);
         }
         let packs = self.contents.packs.clone();
-        let build = move || {
-            let mut index = Index::default();
-            for object in objects {
-                index.add(object, |pack| packs.get(&pack.id).is_some_and(|stored| stored.size == pack.size));
-            }
-            index
-        };
+        let usable = move |pack: &PackEntry| packs.get(&pack.id).is_some_and(|stored| stored.size == pack.size);
+        let build = move || Index::new(objects, usable);
         tokio::task::spawn_blocking(build).await.map_err(|error| task_failed(&error))
     }
 
-    /// One index object, from the store.
+    /// One index object, from the cache or the store.
     ///
     /// # Errors
     /// `CORRUPT`, `WRONG_KEY`, `NOT_FOUND`, and those of the store.
-    pub async fn fetch_index(&self, id: IndexId) -> Result<IndexObject> {
+    pub async fn index_object(&self, id: IndexId) -> Result<IndexObject> {
         let key = index_key(id);
+        let cached = {
+            let (cache, key) = (self.cache.clone(), key.clone());
+            tokio::task::spawn_blocking(move || {
+                let bytes = cache?.object(&key)?;
+                IndexObject::from_compressed(&bytes, &key).ok()
+            })
+        };
+        if let Some(object) = cached.await.map_err(|error| task_failed(&error))? {
+            return Ok(object);
+        }
         let listed = self.contents.indexes.get(&id).map_or(0, |object| object.size);
         let stored = self.get_bounded(&key, listed, MAX_INDEX_OBJECT).await?;
         let compressed = open_index(id, &stored, |header, name| self.keyring.find(header, name))?;

@@ -21,17 +21,19 @@ pub enum SlotKind {
     ApplicationKey,
     /// A passphrase of the owner's.
     Passphrase,
+    /// The content of a file, as standard base64.
+    KeyFile,
 }
 
 impl SlotKind {
     /// `log2(N)` of scrypt for new slots; r = 8 and p = 1 always (RFC 7914, section 2).
     ///
-    /// An application key is random (B2: 31 base64 characters), so that N = 2^14 (16 MiB, about 20 ms) is only there
+    /// An application key is random (B2: 31 base64 characters), and so is a key file, so that N = 2^14 (16 MiB, about 20 ms) is only there
     /// to slow a search down further. A passphrase is chosen by a person: N = 2^17 (128 MiB), as OWASP's password
     /// storage cheat sheet advises.
     const fn log_n(self) -> u8 {
         match self {
-            Self::ApplicationKey => 14,
+            Self::ApplicationKey | Self::KeyFile => 14,
             Self::Passphrase => 17,
         }
     }

@@ -38,7 +38,8 @@ pub struct Writer {
     pack: Mutex<Option<PackBuilder>>,
     /// Bytes at which a pack is closed; the uploader adapts it to the line.
     pack_target: Arc<AtomicUsize>,
-    full: mpsc::Sender<(PackEntry, Vec<u8>)>,
+    /// Where full packs go; `None` when chunks are only to be named.
+    full: Option<mpsc::Sender<(PackEntry, Vec<u8>)>>,
 }
 
 /// The other end of a [`Writer`]: uploads what it fills.
@@ -73,7 +74,7 @@ impl Writer {
             taken: Mutex::new(taken),
             pack: Mutex::new(None),
             pack_target: Arc::clone(&pack_target),
-            full,
+            full: Some(full),
         };
         let uploader = Uploader {
             repository: repository.clone(),
@@ -83,6 +84,20 @@ impl Writer {
             done: adopted,
         };
         (writer, Uploads { task: tokio::spawn(uploader.run(queue)) })
+    }
+
+    /// A writer that names chunks as `key` does and keeps none: to compare a state with a snapshot.
+    #[must_use]
+    pub(crate) fn hashing(key: &MasterKey) -> Self {
+        Self {
+            hasher: key.chunk_hasher(),
+            key: key.clone(),
+            index: Arc::default(),
+            taken: Mutex::default(),
+            pack: Mutex::default(),
+            pack_target: Arc::default(),
+            full: None,
+        }
     }
 
     /// A place for one thread to put its chunks.
@@ -96,7 +111,7 @@ impl Writer {
     /// Whether a chunk needs no upload: the store has it, or this run has taken it on.
     #[must_use]
     pub fn has(&self, id: ChunkId) -> bool {
-        self.index.has_live(id) || lock(&self.taken).contains(&id)
+        self.full.is_none() || self.index.has_live(id) || lock(&self.taken).contains(&id)
     }
 
     fn append(&self, frame: Frame) -> Result<()> {
@@ -116,7 +131,8 @@ impl Writer {
 
     fn upload(&self, pack: PackBuilder) -> Result<()> {
         // A closed channel means that an upload failed; `Uploads::finish` says how.
-        self.full.blocking_send(pack.finish()).map_err(|_| Error::cancelled())
+        let Some(full) = &self.full else { return Ok(()) };
+        full.blocking_send(pack.finish()).map_err(|_| Error::cancelled())
     }
 
     /// Hands over the last pack. Blocks; every sink must have been finished before.
@@ -143,7 +159,7 @@ impl Sink {
     /// `CANCELLED` when an upload has failed, `IO`.
     pub fn add(&mut self, content: &[u8]) -> Result<ChunkId> {
         let id = self.writer.hasher.id(content);
-        if !self.writer.index.has_live(id) && lock(&self.writer.taken).insert(id) {
+        if self.writer.full.is_some() && !self.writer.index.has_live(id) && lock(&self.writer.taken).insert(id) {
             self.frame.add(id, content);
             if self.frame.is_full() {
                 self.flush()?;

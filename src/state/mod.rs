@@ -5,3 +5,4 @@ pub mod openclaw_config;
 pub mod private;
 pub mod rules;
 pub mod scan;
+pub mod swap;

@@ -149,6 +149,17 @@ impl Rules {
         Verdict::Keep
     }
 
+    /// Whether a scan would come to `path` and keep it.
+    #[must_use]
+    pub fn reaches(&self, path: &str) -> bool {
+        let is_entered = |parent: &str| match self.verdict(parent) {
+            Verdict::Keep => true,
+            Verdict::Ephemeral => self.may_include_below(parent),
+            _ => false,
+        };
+        self.verdict(path) == Verdict::Keep && path.match_indices('/').all(|(at, _)| is_entered(&path[..at]))
+    }
+
     /// Whether something below the left-out directory `path` may be included all the same.
     #[must_use]
     pub fn may_include_below(&self, path: &str) -> bool {

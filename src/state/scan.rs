@@ -58,6 +58,13 @@ impl Signature {
         }
     }
 
+    /// Adds a write-ahead log. An empty one says nothing: a mere reader of the database may have made it.
+    fn add_log(&mut self, meta: &Metadata) {
+        if meta.len() > 0 {
+            self.add(meta);
+        }
+    }
+
     /// The signature of the file at `path` with the write-ahead log beside it, if there is one.
     ///
     /// # Errors
@@ -68,7 +75,7 @@ impl Signature {
         let mut wal = path.as_os_str().to_owned();
         wal.push("-wal");
         if let Ok(meta) = std::fs::symlink_metadata(Path::new(&wal)) {
-            signature.add(&meta);
+            signature.add_log(&meta);
         }
         Ok(signature)
     }
@@ -156,7 +163,7 @@ pub fn scan(state_dir: &Path, rules: &Rules, operation: &Operation) -> Result<Sc
             && logs.contains(&log)
             && let Ok(meta) = std::fs::symlink_metadata(&log)
         {
-            found.signature.add(&meta);
+            found.signature.add_log(&meta);
         }
     }
     add_parents(state_dir, &mut scan.found);

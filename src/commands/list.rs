@@ -1,0 +1,122 @@
+//! `list`: every snapshot with its summary; and the way from what a user writes to the snapshot that is meant.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::workplace::cache_for_reading;
+use super::{Exception, ListReport, Operation, SnapshotInfo, SnapshotKind};
+use crate::config::Target;
+use crate::error::{Code, Error, Result};
+use crate::repository::id::SnapshotId;
+use crate::repository::manifest::Summary;
+use crate::repository::open::{IfMissing, Repository, task_failed};
+use crate::repository::selector::{Candidate, Selector};
+
+/// Manifests asked for at once.
+const PARALLEL_MANIFESTS: usize = 8;
+
+/// Lists every snapshot, newest first.
+///
+/// # Errors
+/// Those of [`Repository::open`] and of the store.
+pub async fn list(target: &Target, operation: &Operation) -> Result<ListReport> {
+    let cache = cache_for_reading(target).await;
+    let repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
+    let Summaries { readable, unreadable } = summaries(&repository, operation).await?;
+    let unreadable = unreadable
+        .into_iter()
+        .map(|(id, error)| Exception { path: id.to_string(), reason: error.to_string() })
+        .collect();
+    Ok(ListReport { snapshots: readable.iter().rev().map(|(id, summary)| info(id, summary)).collect(), unreadable })
+}
+
+/// One snapshot as users see it.
+pub(super) fn info(id: &SnapshotId, summary: &Summary) -> SnapshotInfo {
+    SnapshotInfo {
+        id: id.to_string(),
+        created_at: summary.created_at.to_string(),
+        kind: kind(id),
+        trigger: summary.trigger.as_str().into(),
+        host: summary.host.clone(),
+        files: summary.files,
+        bytes: summary.bytes,
+        complete: summary.exceptions == 0,
+        exceptions: summary.exceptions,
+    }
+}
+
+fn kind(id: &SnapshotId) -> SnapshotKind {
+    if id.is_safety() { SnapshotKind::Safety } else { SnapshotKind::Regular }
+}
+
+/// What the manifests of all listed snapshots say, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Summaries {
+    pub(super) readable: Vec<(SnapshotId, Summary)>,
+    /// Those that are damaged, or sealed with a key that no configured secret opens.
+    pub(super) unreadable: Vec<(SnapshotId, Error)>,
+}
+
+/// Reads every manifest. A snapshot that another machine removes meanwhile is in neither list.
+///
+/// # Errors
+/// Those of the store, `CANCELLED`.
+pub(super) async fn summaries(repository: &Repository, operation: &Operation) -> Result<Summaries> {
+    let places = Arc::new(Semaphore::new(PARALLEL_MANIFESTS));
+    let mut under_way = JoinSet::new();
+    for (number, (id, _)) in repository.contents.snapshots.iter().enumerate() {
+        let (repository, id, places) = (repository.clone(), id.clone(), Arc::clone(&places));
+        under_way.spawn(async move {
+            let _place = places.acquire().await;
+            let summary = repository.summary(&id).await;
+            (number, id, summary)
+        });
+    }
+    let mut results = Vec::with_capacity(under_way.len());
+    while let Some(result) = under_way.join_next().await {
+        operation.check()?;
+        results.push(result.map_err(|error| task_failed(&error))?);
+    }
+    results.sort_by_key(|(number, ..)| *number);
+    let mut summaries = Summaries::default();
+    for (_, id, result) in results {
+        match result {
+            Ok(summary) => summaries.readable.push((id, summary)),
+            Err(error) if matches!(error.code(), Code::Corrupt | Code::WrongKey) => {
+                summaries.unreadable.push((id, error));
+            }
+            Err(error) if error.code() == Code::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(summaries)
+}
+
+/// The snapshot that `text` means.
+///
+/// # Errors
+/// `CONFIG` when the text makes no sense, `NOT_FOUND`, and those of [`Repository::summary`]: when the snapshot that is
+/// meant cannot be read, no other one is taken in its place.
+pub(super) async fn select(
+    repository: &Repository,
+    text: &str,
+    operation: &Operation,
+) -> Result<(SnapshotId, Summary)> {
+    let selector = Selector::parse(text, jiff::Zoned::now())?;
+    let candidates: Vec<Candidate> = if selector == Selector::BeforeCompaction {
+        // Only the manifests know why they were written.
+        let summaries = summaries(repository, operation).await?;
+        summaries.readable.iter().map(|(id, summary)| candidate(id, summary.trigger.as_str())).collect()
+    } else {
+        repository.contents.snapshots.iter().map(|(id, _)| candidate(id, "")).collect()
+    };
+    let id: SnapshotId = selector.select(&candidates)?.id.parse()?;
+    let summary = repository.summary(&id).await?;
+    Ok((id, summary))
+}
+
+fn candidate(id: &SnapshotId, trigger: &str) -> Candidate {
+    Candidate { id: id.to_string(), created_at: id.time(), kind: kind(id), trigger: trigger.into() }
+}

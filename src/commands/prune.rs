@@ -1,0 +1,401 @@
+//! `prune`: removes the snapshots that retention does not keep, and then what no snapshot needs any more.
+//!
+//! Deleting is two-phase, since other machines may be pushing at the same time, and no store has a lock that is worth
+//! the name. First a pack is condemned by an index object: from then on no push relies on it, but it can still be read.
+//! Only after a grace period, by the store's clock, and after another look at every snapshot is it deleted; if a push
+//! that was under way did rely on it, it is taken back into use instead.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::list::{Summaries, summaries};
+use super::workplace::Workplace;
+use super::{Operation, PruneReport};
+use crate::config::{Retention, Target};
+use crate::error::{Code, Error, Result};
+use crate::repository::id::{ChunkId, IndexId, MachineId, PackId, SnapshotId};
+use crate::repository::index::{Index, IndexObject, PackEntry, index_key};
+use crate::repository::manifest::Summary;
+use crate::repository::open::{IfMissing, Repository};
+use crate::repository::pack::pack_key;
+use crate::repository::read::missing;
+use crate::store::ObjectMeta;
+
+/// How long a pack stays readable after it was condemned. No push may take longer: one that does looks again before it
+/// commits.
+pub const GRACE: Duration = Duration::from_hours(48);
+/// More index objects than this are merged, so that opening a repository takes few requests.
+const MANY_INDEX_OBJECTS: usize = 8;
+
+/// Applies retention and frees what no snapshot needs.
+///
+/// # Errors
+/// `LOCKED`, `CORRUPT` or `WRONG_KEY` when a snapshot cannot be read, so that nobody knows what it needs; those of the
+/// store, `CANCELLED`. Nothing that any snapshot needs is deleted in any case.
+pub async fn prune(target: &Target, operation: &Operation) -> Result<PruneReport> {
+    prune_after(target, GRACE, operation).await
+}
+
+/// [`prune`] with another grace period. For tests: a shorter one than [`GRACE`] is safe only while nobody pushes.
+///
+/// # Errors
+/// Those of [`prune`].
+pub async fn prune_after(target: &Target, grace: Duration, operation: &Operation) -> Result<PruneReport> {
+    let workplace = Workplace::open(target, "prune").await?;
+    let cache = Some(Arc::clone(&workplace.cache));
+    let mut repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
+    let mut report = PruneReport::default();
+    remove_snapshots(&mut repository, target, workplace.machine, operation, &mut report).await?;
+    sweep(&mut repository, grace, operation, &mut report).await?;
+    Ok(report)
+}
+
+/// Applies retention after a push: at once when there is nothing to remove.
+///
+/// # Errors
+/// Those of [`prune`].
+pub(super) async fn apply_retention(
+    repository: &mut Repository,
+    target: &Target,
+    machine: MachineId,
+    operation: &Operation,
+) -> Result<PruneReport> {
+    let mut report = PruneReport::default();
+    let regular = repository.contents.snapshots.iter().filter(|(id, _)| !id.is_safety()).count();
+    // The one that was just made is not in the listing yet.
+    if regular + 1 <= target.keep_snapshots as usize {
+        return Ok(report);
+    }
+    repository.refresh().await?;
+    remove_snapshots(repository, target, machine, operation, &mut report).await?;
+    if !report.removed_snapshots.is_empty() {
+        sweep(repository, GRACE, operation, &mut report).await?;
+    }
+    Ok(report)
+}
+
+/// Removes the manifests of this machine's regular snapshots that retention does not keep.
+async fn remove_snapshots(
+    repository: &mut Repository,
+    target: &Target,
+    machine: MachineId,
+    operation: &Operation,
+    report: &mut PruneReport,
+) -> Result<()> {
+    let Summaries { readable, .. } = summaries(repository, operation).await?;
+    let own: Vec<&SnapshotId> = readable
+        .iter()
+        .filter(|(id, summary)| !id.is_safety() && summary.machine == machine)
+        .map(|(id, _)| id)
+        .collect();
+    let now = jiff::Zoned::now();
+    let kept = kept(&own, target.keep_snapshots as usize, &target.retention, &now);
+    let removed: Vec<SnapshotId> = own.into_iter().filter(|id| !kept.contains(id)).cloned().collect();
+    for id in &removed {
+        operation.check()?;
+        repository.store.delete(&id.manifest_key()).await.map_err(|error| error.in_snapshot(id.as_str()))?;
+        report.removed_snapshots.push(id.to_string());
+    }
+    repository.contents.snapshots.retain(|(id, _)| !removed.contains(id));
+    Ok(())
+}
+
+/// Which of `snapshots`, oldest first, retention keeps: the newest ones, and the newest of each recent day, week and
+/// month, as the owner's calendar has them.
+fn kept<'s>(
+    snapshots: &[&'s SnapshotId],
+    newest: usize,
+    retention: &Retention,
+    now: &jiff::Zoned,
+) -> HashSet<&'s SnapshotId> {
+    let mut kept: HashSet<&SnapshotId> = snapshots.iter().rev().take(newest).copied().collect();
+    let is_young = |time: &jiff::Zoned| {
+        retention.max_age_days.is_none_or(|days| {
+            now.timestamp().duration_since(time.timestamp()) <= jiff::SignedDuration::from_hours(24 * i64::from(days))
+        })
+    };
+    type Period = fn(&jiff::Zoned) -> (i16, i16);
+    let day: Period = |time| (time.year(), time.day_of_year());
+    let week: Period = |time| (time.date().iso_week_date().year(), time.date().iso_week_date().week().into());
+    let month: Period = |time| (time.year(), time.month().into());
+    for (count, period) in [(retention.daily, day), (retention.weekly, week), (retention.monthly, month)] {
+        let mut periods = BTreeSet::new();
+        for id in snapshots.iter().rev() {
+            let time = id.time().to_zoned(now.time_zone().clone());
+            if periods.len() < count as usize && is_young(&time) && periods.insert(period(&time)) {
+                kept.insert(id);
+            }
+        }
+    }
+    kept
+}
+
+/// Everything that the listed snapshots need.
+struct Needed {
+    chunks: HashSet<ChunkId>,
+}
+
+impl Needed {
+    /// Reads every snapshot's tree.
+    ///
+    /// # Errors
+    /// Those of reading; `CORRUPT` when a chunk is missing: then the index is not to be trusted with what can go.
+    async fn read(repository: &Repository, index: &Arc<Index>, operation: &Operation) -> Result<Self> {
+        let Summaries { readable, mut unreadable } = summaries(repository, operation).await?;
+        let refused = |id: &SnapshotId, error: Error| {
+            Error::new(error.code(), format!("nothing was freed, since nobody knows what {id} needs: {error}"))
+                .in_snapshot(id.as_str())
+                .because(error)
+        };
+        if let Some((id, error)) = unreadable.pop() {
+            return Err(refused(&id, error));
+        }
+        let mut chunks = HashSet::new();
+        for (id, Summary { tree, .. }) in &readable {
+            operation.check()?;
+            let read = repository.read_tree(index, tree, operation).await;
+            let (entries, own) = read.map_err(|error| refused(id, error))?;
+            chunks.extend(own);
+            chunks.extend(entries.iter().flat_map(|entry| entry.chunks()));
+        }
+        match chunks.iter().find(|chunk| index.find(**chunk).is_none()) {
+            Some(lost) => Err(missing(*lost)),
+            None => Ok(Self { chunks }),
+        }
+    }
+
+    /// Whether a pack has to stay: it holds a needed chunk that no pack `instead` of it holds.
+    fn needs(&self, pack: &PackEntry, instead: &HashSet<ChunkId>) -> bool {
+        pack.chunk_ids().any(|chunk| self.chunks.contains(&chunk) && !instead.contains(&chunk))
+    }
+}
+
+/// Condemns the packs that no snapshot needs, and deletes those that were condemned long enough ago.
+async fn sweep(
+    repository: &mut Repository,
+    grace: Duration,
+    operation: &Operation,
+    report: &mut PruneReport,
+) -> Result<()> {
+    let index = Arc::new(repository.load_index().await?);
+    let needed = Needed::read(repository, &index, operation).await?;
+    forget(repository, &needed);
+    let now = repository.store.now();
+    let is_over = move |meta: &ObjectMeta| now.duration_since(meta.modified).is_ok_and(|age| age >= grace);
+    decide_condemned(repository, &index, &needed, is_over, operation, report).await?;
+    delete_orphans(repository, &index, is_over, operation, report).await?;
+    condemn(repository, &index, &needed, is_over, report).await?;
+    merge(repository, operation).await
+}
+
+/// The index objects as they are stored, with their times.
+async fn index_objects(repository: &Repository) -> Result<Vec<(IndexId, ObjectMeta, IndexObject)>> {
+    let mut objects = Vec::new();
+    for (id, meta) in &repository.contents.indexes {
+        objects.push((*id, meta.clone(), repository.index_object(*id).await?));
+    }
+    objects.sort_by_key(|(id, ..)| *id);
+    Ok(objects)
+}
+
+/// Condemns the live packs that nothing needs. They stay readable for the grace period. Young ones are spared: the push
+/// that made them may be about to commit.
+async fn condemn(
+    repository: &mut Repository,
+    index: &Index,
+    needed: &Needed,
+    is_over: impl Fn(&ObjectMeta) -> bool,
+    report: &mut PruneReport,
+) -> Result<()> {
+    // Of several live packs that hold a chunk the one with the smallest id is the one to keep; the index finds just it.
+    let used: HashSet<u32> = needed.chunks.iter().filter_map(|chunk| index.find(*chunk)).map(|at| at.pack).collect();
+    let is_old = |pack: &PackEntry| repository.contents.packs.get(&pack.id).is_some_and(&is_over);
+    let unused = index.packs.iter().enumerate().filter(|(number, _)| !used.contains(&(*number as u32)));
+    let unused: Vec<PackEntry> =
+        unused.filter(|(_, pack)| !pack.condemned && is_old(&pack.entry)).map(|(_, pack)| pack.entry.clone()).collect();
+    report.condemned_packs += unused.len() as u64;
+    for object in IndexObject::split(Vec::new(), unused) {
+        repository.put_index(&object).await?;
+    }
+    Ok(())
+}
+
+/// Deletes what was condemned before the grace period began and is still not needed. What is needed after all is taken
+/// back into use.
+async fn decide_condemned(
+    repository: &mut Repository,
+    index: &Index,
+    needed: &Needed,
+    is_over: impl Fn(&ObjectMeta) -> bool,
+    operation: &Operation,
+    report: &mut PruneReport,
+) -> Result<()> {
+    let objects = index_objects(repository).await?;
+    let live = index.packs.iter().filter(|pack| !pack.condemned).map(|pack| &pack.entry);
+    let live: HashSet<ChunkId> = live.flat_map(PackEntry::chunk_ids).collect();
+    let (mut revived, mut dead) = (BTreeMap::new(), BTreeMap::new());
+    let mut decided = BTreeSet::new();
+    for (id, meta, object) in &objects {
+        let (back, rest): (Vec<_>, Vec<_>) = object.condemned.iter().partition(|pack| needed.needs(pack, &live));
+        let gone = if is_over(meta) { rest } else { Vec::new() };
+        if !back.is_empty() || !gone.is_empty() {
+            decided.insert(*id);
+        }
+        revived.extend(back.into_iter().map(|pack| (pack.id, pack.clone())));
+        dead.extend(gone.into_iter().map(|pack| (pack.id, pack.clone())));
+    }
+    dead.retain(|id, _| !revived.contains_key(id));
+    let calls_dead_live = |object: &IndexObject| object.live.iter().any(|pack| dead.contains_key(&pack.id));
+    let rewritten: Vec<_> =
+        objects.iter().filter(|(id, _, object)| decided.contains(id) || calls_dead_live(object)).collect();
+    if rewritten.is_empty() {
+        return Ok(());
+    }
+
+    // 1. What these objects say, without what is about to go.
+    let mut kept = revived.clone();
+    let mut condemned = BTreeMap::new();
+    for (_, _, object) in &rewritten {
+        let stays = |pack: &&PackEntry| !dead.contains_key(&pack.id);
+        kept.extend(object.live.iter().filter(stays).map(|pack| (pack.id, pack.clone())));
+        let still = object.condemned.iter().filter(stays).filter(|pack| !revived.contains_key(&pack.id));
+        condemned.extend(still.map(|pack| (pack.id, pack.clone())));
+    }
+    let live_objects = IndexObject::split(kept.into_values().collect(), Vec::new());
+    let condemning_objects = IndexObject::split(Vec::new(), condemned.into_values().collect());
+    for object in live_objects.iter().chain(&condemning_objects) {
+        repository.put_index(object).await?;
+    }
+    // 2. The objects that still call the dead ones live. Those that condemn them stay until the end, so that at no
+    // moment a pack that is about to go looks live.
+    for (id, ..) in rewritten.iter().filter(|(id, ..)| !decided.contains(id)) {
+        repository.store.delete(&index_key(*id)).await?;
+    }
+    // 3. The packs.
+    for id in dead.keys() {
+        operation.check()?;
+        let Some(stored) = repository.contents.packs.remove(id) else { continue };
+        repository.store.delete(&pack_key(*id)).await?;
+        report.deleted_packs += 1;
+        report.freed_bytes += stored.size;
+    }
+    // 4. What condemned them.
+    for id in &decided {
+        repository.store.delete(&index_key(*id)).await?;
+    }
+    Ok(())
+}
+
+/// Deletes packs that no index object has named for so long that no push can be about to.
+async fn delete_orphans(
+    repository: &mut Repository,
+    index: &Index,
+    is_over: impl Fn(&ObjectMeta) -> bool,
+    operation: &Operation,
+    report: &mut PruneReport,
+) -> Result<()> {
+    let orphans: Vec<(PackId, u64)> = repository
+        .contents
+        .packs
+        .iter()
+        .filter(|(id, _)| index.pack(**id).is_none())
+        .filter(|(_, meta)| is_over(meta))
+        .map(|(id, meta)| (*id, meta.size))
+        .collect();
+    for (id, size) in orphans {
+        operation.check()?;
+        repository.store.delete(&pack_key(id)).await?;
+        repository.contents.packs.remove(&id);
+        report.deleted_packs += 1;
+        report.freed_bytes += size;
+    }
+    Ok(())
+}
+
+/// Drops from the local cache what the repository does not have any more.
+fn forget(repository: &Repository, needed: &Needed) {
+    let Some(cache) = &repository.cache else { return };
+    let contents = &repository.contents;
+    let forgotten = cache.retain_objects(|key| match key.split_once('/') {
+        Some(("tree", id)) => id.parse().is_ok_and(|id| needed.chunks.contains(&id)),
+        Some(("index", id)) => id.parse().is_ok_and(|id| contents.indexes.contains_key(&id)),
+        Some((id, "manifest.json")) => contents.has_snapshot(id),
+        _ => true,
+    });
+    if let Err(error) = forgotten {
+        tracing::warn!(%error, "the local cache could not be cleaned");
+    }
+}
+
+/// Merges many small index objects. Those that condemn stay as they are: their age is what the grace period counts.
+async fn merge(repository: &mut Repository, operation: &Operation) -> Result<()> {
+    if repository.contents.indexes.len() <= MANY_INDEX_OBJECTS {
+        return Ok(());
+    }
+    repository.refresh().await?;
+    let objects = match index_objects(repository).await {
+        // Another machine is at it.
+        Err(error) if error.code() == Code::NotFound => return Ok(()),
+        objects => objects?,
+    };
+    let small: Vec<_> = objects.into_iter().filter(|(_, _, object)| object.condemned.is_empty()).collect();
+    if small.len() <= MANY_INDEX_OBJECTS / 2 {
+        return Ok(());
+    }
+    let mut live: BTreeMap<PackId, PackEntry> = BTreeMap::new();
+    for (_, _, object) in &small {
+        live.extend(object.live.iter().map(|pack| (pack.id, pack.clone())));
+    }
+    for object in IndexObject::split(live.into_values().collect(), Vec::new()) {
+        operation.check()?;
+        repository.put_index(&object).await?;
+    }
+    for (id, ..) in &small {
+        repository.store.delete(&index_key(*id)).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(times: &[&str]) -> Vec<SnapshotId> {
+        times.iter().map(|time| format!("{time}-00000000").parse().unwrap()).collect()
+    }
+
+    fn kept_times(times: &[&str], newest: usize, retention: &Retention) -> Vec<String> {
+        let ids = ids(times);
+        let now = "2026-03-10T12:00:00+00:00[UTC]".parse().unwrap();
+        let all: Vec<&SnapshotId> = ids.iter().collect();
+        let kept = kept(&all, newest, retention, &now);
+        let mut kept: Vec<String> = kept.into_iter().map(|id| id.as_str()[..13].to_owned()).collect();
+        kept.sort();
+        kept
+    }
+
+    const TIMES: [&str; 6] = [
+        "2026-01-05T08-00-00Z",
+        "2026-02-01T08-00-00Z",
+        "2026-03-08T08-00-00Z",
+        "2026-03-09T08-00-00Z",
+        "2026-03-09T20-00-00Z",
+        "2026-03-10T08-00-00Z",
+    ];
+
+    #[test]
+    fn the_newest_are_kept() {
+        assert_eq!(kept_times(&TIMES, 2, &Retention::default()), ["2026-03-09T20", "2026-03-10T08"]);
+        assert_eq!(kept_times(&TIMES, 99, &Retention::default()).len(), 6);
+    }
+
+    #[test]
+    fn days_and_months_keep_their_newest_until_they_are_too_old() {
+        let retention = Retention { daily: 3, monthly: 9, ..Retention::default() };
+        let days_and_months = ["2026-01-05T08", "2026-02-01T08", "2026-03-08T08", "2026-03-09T20", "2026-03-10T08"];
+        assert_eq!(kept_times(&TIMES, 1, &retention), days_and_months);
+        let young = Retention { max_age_days: Some(30), ..retention };
+        assert_eq!(kept_times(&TIMES, 1, &young), days_and_months[2..]);
+    }
+}

@@ -1,0 +1,189 @@
+//! `pull`: writes a snapshot's files into a new or empty directory, never into the live state.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::list::select;
+use super::workplace::cache_for_reading;
+use super::{Exception, Meter, Operation, PullOptions, PullReport};
+use crate::config::Target;
+use crate::error::{Code, Error, Result};
+use crate::repository::open::{IfMissing, Repository, task_failed};
+use crate::repository::restore::parents;
+use crate::repository::tree::{Entry, Kind};
+use crate::state::private::{create_private_dir, remove_tree};
+use crate::state::rules::PathFilter;
+
+/// Where files lie until all of them are there and checked. A directory that holds only this counts as empty: it is
+/// what a pull leaves that was killed.
+const PARTIAL: &str = ".openclaw-b2-backup-partial";
+
+/// Writes a snapshot, or the part of it that `paths` choose. With an error nothing is left behind.
+///
+/// # Errors
+/// `CONFIG` when the directory is not empty or lies in the live state, `NOT_FOUND`, `CORRUPT`, `UNSAFE_PATH`, `IO`,
+/// `CANCELLED`, and those of [`Repository::open`].
+pub async fn pull(target: &Target, options: PullOptions, operation: &Operation) -> Result<PullReport> {
+    let filter = PathFilter::new(&options.paths)?;
+    let directory = {
+        let (directory, state_dir) = (options.directory.clone(), target.state_dir.clone());
+        let check = move || check_directory(&directory, &state_dir);
+        tokio::task::spawn_blocking(check).await.map_err(|error| task_failed(&error))??
+    };
+    let cache = cache_for_reading(target).await;
+    let mut repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
+    let (id, summary) = select(&repository, &options.snapshot, operation).await?;
+    let in_snapshot = |error: Error| error.in_snapshot(id.as_str());
+    let index = Arc::new(repository.load_index().await?);
+    let (entries, _) = repository.read_tree(&index, &summary.tree, operation).await.map_err(in_snapshot)?;
+    let entries = chosen(entries, &filter);
+    let exceptions: Vec<Exception> = exceptions(&entries);
+    let count = entries.iter().filter(|entry| matches!(entry.kind, Kind::File | Kind::Database | Kind::Symlink));
+    let files = count.count() as u64;
+    if entries.is_empty() && !filter.is_all() {
+        return Err(Error::new(Code::NotFound, format!("nothing in {id} matches {}", options.paths.join(", ")))
+            .in_snapshot(id.as_str()));
+    }
+    let bytes = entries.iter().map(|entry| entry.size).sum();
+
+    let made = {
+        let directory = directory.clone();
+        tokio::task::spawn_blocking(move || Destination::create(directory))
+    };
+    let destination = made.await.map_err(|error| task_failed(&error))??;
+    let meter = Arc::new(Meter::new(operation, "download", 0, 0));
+    let restored = repository.restore(&index, entries, &destination.partial(), meter, operation).await;
+    let finish = move || match restored {
+        Ok(()) => destination.complete(),
+        Err(error) => {
+            destination.remove();
+            Err(error)
+        }
+    };
+    tokio::task::spawn_blocking(finish).await.map_err(|error| task_failed(&error))?.map_err(in_snapshot)?;
+    Ok(PullReport { snapshot: id.to_string(), files, bytes, exceptions })
+}
+
+/// What the tree says is not in the snapshot.
+pub(super) fn exceptions(entries: &[Entry]) -> Vec<Exception> {
+    let exceptions = entries.iter().filter(|entry| entry.kind == Kind::Exception);
+    exceptions.map(|entry| Exception { path: entry.path.clone(), reason: entry.target.clone() }).collect()
+}
+
+/// The entries that the filter lets through, and the directories above them.
+fn chosen(mut entries: Vec<Entry>, filter: &PathFilter) -> Vec<Entry> {
+    if !filter.is_all() {
+        let matching = entries.iter().filter(|entry| filter.matches(&entry.path));
+        let needed: std::collections::HashSet<String> = matching
+            .flat_map(|entry| std::iter::once(entry.path.as_str()).chain(parents(&entry.path)))
+            .map(str::to_owned)
+            .collect();
+        entries.retain(|entry| needed.contains(&entry.path));
+    }
+    entries
+}
+
+/// The absolute path of a directory that may be written to: new or empty, and apart from the live state.
+fn check_directory(directory: &Path, state_dir: &Path) -> Result<PathBuf> {
+    let refused = |problem: String| {
+        Err(Error::config("target", format!("{} {problem}", directory.display()))
+            .at_path(directory.display().to_string())
+            .advise("name a new or empty directory"))
+    };
+    let absolute = std::path::absolute(directory).map_err(|error| Error::io("find", directory, error))?;
+    match fs::read_dir(&absolute) {
+        Ok(entries) => {
+            for entry in entries {
+                let entry = entry.map_err(|error| Error::io("read", &absolute, error))?;
+                if entry.file_name() != PARTIAL {
+                    return refused("is not empty".into());
+                }
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return refused("is not a directory".into()),
+        Err(error) => return Err(Error::io("read", &absolute, error)),
+    }
+    let (real, live) = (resolve(&absolute), resolve(state_dir));
+    if real.starts_with(&live) || live.starts_with(&real) {
+        return refused("is, holds or lies in the live state".into());
+    }
+    Ok(absolute)
+}
+
+/// The path without symlinks, as far as it exists.
+fn resolve(path: &Path) -> PathBuf {
+    for ancestor in path.ancestors() {
+        if let Ok(real) = fs::canonicalize(ancestor) {
+            return path.strip_prefix(ancestor).map_or_else(|_| real.clone(), |rest| real.join(rest));
+        }
+    }
+    path.to_owned()
+}
+
+/// The directory that a pull writes to.
+struct Destination {
+    directory: PathBuf,
+    /// The topmost directory that had to be made for it.
+    made: Option<PathBuf>,
+}
+
+impl Destination {
+    fn create(directory: PathBuf) -> Result<Self> {
+        let made = directory.ancestors().take_while(|path| !path.exists()).last().map(Path::to_owned);
+        fs::create_dir_all(&directory).map_err(|error| Error::io("create the directory", &directory, error))?;
+        let destination = Self { directory, made };
+        let partial = destination.partial();
+        if let Err(error) = remove_tree(&partial).and_then(|()| create_private_dir(&partial)) {
+            destination.remove();
+            return Err(error);
+        }
+        Ok(destination)
+    }
+
+    fn partial(&self) -> PathBuf {
+        self.directory.join(PARTIAL)
+    }
+
+    /// Moves everything to where it belongs.
+    fn complete(&self) -> Result<()> {
+        let partial = self.partial();
+        let moved = fs::read_dir(&partial).and_then(|entries| {
+            for entry in entries {
+                let entry = entry?;
+                move_up(&entry.path(), &self.directory.join(entry.file_name()))?;
+            }
+            fs::remove_dir(&partial)
+        });
+        moved.map_err(|error| Error::io("move the files to", &self.directory, error))
+    }
+
+    /// Takes back what was written.
+    fn remove(&self) {
+        let _ = remove_tree(&self.partial());
+        if let Some(made) = &self.made {
+            // Only what is empty goes: nobody else's files.
+            for path in self.directory.ancestors().take_while(|path| path.starts_with(made)) {
+                let _ = fs::remove_dir(path);
+            }
+        }
+    }
+}
+
+/// Renames a file or directory. A directory must be writable to be moved, as its entry `..` changes.
+fn move_up(from: &Path, to: &Path) -> io::Result<()> {
+    let Err(error) = fs::rename(from, to) else { return Ok(()) };
+    #[cfg(unix)]
+    if error.kind() == io::ErrorKind::PermissionDenied && fs::symlink_metadata(from)?.is_dir() {
+        use std::os::unix::fs::PermissionsExt;
+        let meta = fs::metadata(from)?;
+        let modified = meta.modified()?;
+        fs::set_permissions(from, fs::Permissions::from_mode(meta.permissions().mode() | 0o700))?;
+        fs::rename(from, to)?;
+        fs::File::open(to)?.set_modified(modified)?;
+        return fs::set_permissions(to, meta.permissions());
+    }
+    Err(error)
+}

@@ -1,0 +1,425 @@
+//! `rollback`: makes the state as it was in a snapshot, after a safety snapshot of how it is.
+//!
+//! Nothing of the state is touched before everything that is to come lies staged and checked beside it. What neither
+//! the safety snapshot nor the restored one holds is left alone, or set aside where it is in the way.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::capture::{Capture, Captured};
+use super::list::select;
+use super::push::Upload;
+use super::workplace::Workplace;
+use super::{Meter, Operation, RollbackOptions, RollbackReport, Trigger};
+use crate::config::Target;
+use crate::error::{Code, Error, Result};
+use crate::repository::chunk::Chunker;
+use crate::repository::index::Index;
+use crate::repository::open::{IfMissing, Repository, task_failed};
+use crate::repository::restore::{parents, time};
+use crate::repository::tree::{Entry, Kind};
+use crate::repository::write::Writer;
+use crate::state::database;
+use crate::state::rules::{PathFilter, Rules};
+use crate::state::scan::{Signature, mode, mtime, scan};
+use crate::state::swap::{Attributes, Step, Swap, lock_databases};
+
+/// Rolls back, or says what that would do.
+///
+/// # Errors
+/// `LOCKED` when a gateway or another command works on the state, `NOT_FOUND`, `CORRUPT`, `STATE_CHANGED` when a file
+/// changed after it was saved, those of `push` for the safety snapshot, `IO`, `CANCELLED`. With any of them the state
+/// is as it was.
+pub async fn rollback(target: &Target, options: RollbackOptions, operation: &Operation) -> Result<RollbackReport> {
+    let filter = PathFilter::new(&options.paths)?;
+    let workplace = Workplace::open(target, "rollback").await?;
+    let cache = Some(Arc::clone(&workplace.cache));
+    let mut repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
+    let (id, summary) = select(&repository, &options.snapshot, operation).await?;
+    let in_snapshot = |error: Error| error.in_snapshot(id.as_str());
+    let index = Arc::new(repository.load_index().await?);
+    let (wanted, _) = repository.read_tree(&index, &summary.tree, operation).await.map_err(in_snapshot)?;
+    if !filter.is_all() && !wanted.iter().any(|entry| filter.matches(&entry.path)) {
+        return Err(Error::new(Code::NotFound, format!("nothing in {id} matches {}", options.paths.join(", ")))
+            .in_snapshot(id.as_str()));
+    }
+    let plan = |live: &Captured| Plan::new(target, live, &wanted, &filter).map_err(in_snapshot);
+
+    if options.plan_only {
+        let plan = plan(&look(target, &workplace, &repository, operation).await?)?;
+        return Ok(plan.report(id.to_string(), None));
+    }
+    let mut upload = Upload::start(target, &workplace, operation).await?;
+    let plan = plan(&upload.captured)?;
+    if plan.is_empty() {
+        return Ok(plan.report(id.to_string(), None));
+    }
+    let safety = upload.commit(Trigger::BeforeRollback).await?.to_string();
+
+    let staging = {
+        let (state_dir, folder) = (target.state_dir.clone(), workplace.folder.clone());
+        tokio::task::spawn_blocking(move || Swap::prepare(&state_dir, &folder))
+    };
+    let swap = staging.await.map_err(|error| task_failed(&error))??;
+    let staged = stage(&repository, &index, &plan, &swap, operation).await;
+    if let Err(error) = staged.and_then(|()| operation.check()) {
+        swap.discard();
+        return Err(error.in_snapshot(id.as_str()));
+    }
+    let report = plan.report(id.to_string(), Some(safety.clone()));
+    let signatures = std::mem::take(&mut upload.captured.signatures);
+    let state_dir = target.state_dir.clone();
+    let apply = move || plan.apply(&state_dir, swap, &safety, &signatures);
+    tokio::task::spawn_blocking(apply).await.map_err(|error| task_failed(&error))?.map_err(in_snapshot)?;
+    Ok(report)
+}
+
+/// Reads the state without storing anything.
+pub(super) async fn look(
+    target: &Target,
+    workplace: &Workplace,
+    repository: &Repository,
+    operation: &Operation,
+) -> Result<Captured> {
+    let rules = Rules::new(&target.include, &target.exclude, target.encrypt)?;
+    let key = repository.keyring.writing();
+    let (state_dir, folder, operation) = (target.state_dir.clone(), workplace.folder.clone(), operation.clone());
+    let (chunker, writer) = (Chunker::new(key.gear()), Arc::new(Writer::hashing(key)));
+    let cache = Arc::clone(&workplace.cache);
+    let read = move || {
+        let meter = Arc::new(Meter::new(&operation, "scan", 0, 0));
+        let temporary = folder.fresh_temporary_folder()?;
+        let scanned_at = SystemTime::now();
+        let scan = scan(&state_dir, &rules, &operation)?;
+        let known = cache.files();
+        Capture { state_dir, temporary, chunker, scanned_at, writer, meter, operation, cache }.run(scan, known)
+    };
+    tokio::task::spawn_blocking(read).await.map_err(|error| task_failed(&error))?
+}
+
+/// Something of the live state that has to go.
+#[derive(Debug, Clone, Copy)]
+struct Going {
+    /// Whether the safety snapshot holds it.
+    saved: bool,
+    database: bool,
+}
+
+/// What has to happen for the state to become the snapshot's.
+#[derive(Debug, Default)]
+struct Plan {
+    /// Files, databases and links to be written.
+    stage: Vec<Entry>,
+    /// Directories to be made, the outermost first.
+    make: Vec<String>,
+    going: BTreeMap<String, Going>,
+    /// Directories to be removed, the innermost first.
+    remove: Vec<(String, Attributes)>,
+    attributes: BTreeMap<String, (Option<Attributes>, Attributes)>,
+    restored: Vec<String>,
+    deleted: Vec<String>,
+    unchanged: u64,
+    bytes: u64,
+    restart_required: bool,
+    warnings: Vec<String>,
+}
+
+impl Plan {
+    fn new(target: &Target, live: &Captured, wanted: &[Entry], filter: &PathFilter) -> Result<Self> {
+        let rules = Rules::new(&target.include, &target.exclude, target.encrypt)?;
+        let by_path: HashMap<&str, &Entry> = live
+            .entries
+            .iter()
+            .filter(|entry| entry.kind != Kind::Exception)
+            .map(|entry| (entry.path.as_str(), entry))
+            .collect();
+        let mut plan = Self::default();
+        let mut out_of_scope = 0;
+        // Directories of the live state that give way to something else, with all that is in them.
+        let mut replaced = HashSet::new();
+        for entry in wanted.iter().filter(|entry| entry.kind != Kind::Exception && filter.matches(&entry.path)) {
+            match (rules.reaches(&entry.path), entry.kind) {
+                (true, Kind::Directory) => plan.want_directory(target, &by_path, entry),
+                (true, _) => plan.want_content(target, &by_path, entry, &mut replaced),
+                // Directories on the way to something included are made when that is.
+                (false, Kind::Directory) => {}
+                (false, _) => out_of_scope += 1,
+            }
+        }
+        plan.make_parents(target, &by_path, wanted);
+        if out_of_scope > 0 {
+            plan.warnings.push(format!(
+                "{out_of_scope} files of the snapshot are left out by the configuration of today and were left alone"
+            ));
+        }
+        plan.delete(target, live, wanted, filter, &replaced);
+        plan.take_side_files(&target.state_dir);
+        let restart = |path: &String| path.starts_with("openclaw.json");
+        plan.restart_required = plan.going.values().any(|going| going.database)
+            || plan.stage.iter().any(|entry| entry.kind == Kind::Database)
+            || plan.restored.iter().chain(&plan.deleted).any(restart);
+        Ok(plan)
+    }
+
+    fn want_directory(&mut self, target: &Target, live: &HashMap<&str, &Entry>, entry: &Entry) {
+        let after = Attributes { mode: entry.mode, mtime: entry.mtime };
+        let found = fs::symlink_metadata(target.state_dir.join(&entry.path)).ok();
+        if let Some(meta) = found.as_ref().filter(|meta| meta.is_dir()) {
+            let before = Attributes { mode: mode(meta), mtime: mtime(meta) };
+            if before.mode != after.mode {
+                self.restored.push(entry.path.clone());
+            }
+            // Recorded also when equal: what happens inside changes the time.
+            self.attributes.insert(entry.path.clone(), (Some(before), after));
+            return;
+        }
+        if found.is_some() {
+            self.take_away(target, live, &entry.path, false);
+        }
+        self.make.push(entry.path.clone());
+        self.attributes.insert(entry.path.clone(), (None, after));
+        self.restored.push(entry.path.clone());
+    }
+
+    fn want_content<'e>(
+        &mut self,
+        target: &Target,
+        live: &HashMap<&str, &Entry>,
+        entry: &'e Entry,
+        replaced: &mut HashSet<&'e str>,
+    ) {
+        let known = live.get(entry.path.as_str());
+        let same_content = known.is_some_and(|known| {
+            known.kind == entry.kind && known.sha256 == entry.sha256 && known.target == entry.target
+        });
+        if let Some(known) = known.filter(|_| same_content) {
+            // The time of a database says when something was written to it, if only a lease.
+            let same_time = entry.kind != Kind::File || known.mtime == entry.mtime;
+            if entry.kind == Kind::Symlink || (known.mode == entry.mode && same_time) {
+                self.unchanged += 1;
+            } else {
+                let before = Attributes { mode: known.mode, mtime: known.mtime };
+                let after = Attributes { mode: entry.mode, mtime: entry.mtime };
+                self.attributes.insert(entry.path.clone(), (Some(before), after));
+                self.restored.push(entry.path.clone());
+            }
+            return;
+        }
+        if let Ok(meta) = fs::symlink_metadata(target.state_dir.join(&entry.path)) {
+            if meta.is_dir() {
+                replaced.insert(entry.path.as_str());
+            }
+            self.take_away(target, live, &entry.path, entry.kind == Kind::Database);
+        }
+        self.stage.push(entry.clone());
+        self.bytes += entry.size;
+        self.restored.push(entry.path.clone());
+    }
+
+    /// Lets something go. A directory goes with all that is in it, and counts as saved only if all of it is.
+    fn take_away(&mut self, target: &Target, live: &HashMap<&str, &Entry>, path: &str, database: bool) {
+        let below = walkdir::WalkDir::new(target.state_dir.join(path)).into_iter();
+        let mut going = Going { saved: true, database };
+        for found in below {
+            let relative = found.ok().and_then(|found| {
+                Some(
+                    found
+                        .path()
+                        .strip_prefix(&target.state_dir)
+                        .ok()?
+                        .to_str()?
+                        .replace(std::path::MAIN_SEPARATOR, "/"),
+                )
+            });
+            match relative.and_then(|path| live.get(path.as_str())) {
+                Some(entry) => going.database |= entry.kind == Kind::Database,
+                None => going.saved = false,
+            }
+        }
+        if !going.saved {
+            let kept = format!("{path} is in no snapshot; it is kept in b2-backup/set-aside");
+            self.warnings.push(kept);
+        }
+        self.going.insert(path.to_owned(), going);
+    }
+
+    /// Makes the directories above everything that is staged.
+    fn make_parents(&mut self, target: &Target, live: &HashMap<&str, &Entry>, wanted: &[Entry]) {
+        let by_path: HashMap<&str, &Entry> = wanted.iter().map(|entry| (entry.path.as_str(), entry)).collect();
+        let mut needed: Vec<String> =
+            self.stage.iter().flat_map(|entry| parents(&entry.path)).map(str::to_owned).collect();
+        needed.extend(self.make.iter().flat_map(|path| parents(path)).map(str::to_owned));
+        needed.sort();
+        needed.dedup();
+        for path in needed {
+            let is_dir = fs::symlink_metadata(target.state_dir.join(&path)).is_ok_and(|meta| meta.is_dir());
+            if is_dir || self.make.contains(&path) {
+                continue;
+            }
+            let made = Entry::new(path.as_str(), Kind::Directory, 0o700, 0);
+            let entry = by_path.get(path.as_str()).filter(|entry| entry.kind == Kind::Directory).map_or(&made, |e| *e);
+            self.want_directory(target, live, entry);
+        }
+        self.make.sort();
+    }
+
+    /// Lets go what the snapshot does not have, except below what it could not hold.
+    fn delete(
+        &mut self,
+        target: &Target,
+        live: &Captured,
+        wanted: &[Entry],
+        filter: &PathFilter,
+        replaced: &HashSet<&str>,
+    ) {
+        let kept: HashSet<&str> = wanted.iter().map(|entry| entry.path.as_str()).collect();
+        let lacking: HashSet<&str> =
+            wanted.iter().filter(|entry| entry.kind == Kind::Exception).map(|entry| entry.path.as_str()).collect();
+        let mut gone: HashSet<String> = HashSet::new();
+        let mut folders = Vec::new();
+        for entry in live.entries.iter().filter(|entry| entry.kind != Kind::Exception) {
+            let path = entry.path.as_str();
+            let spared = kept.contains(path)
+                || !filter.matches(path)
+                || parents(path).any(|parent| lacking.contains(parent) || replaced.contains(parent));
+            if spared {
+                continue;
+            }
+            if entry.kind == Kind::Directory {
+                folders.push(entry);
+            } else {
+                self.going.insert(path.into(), Going { saved: true, database: entry.kind == Kind::Database });
+                self.deleted.push(path.into());
+                gone.insert(path.into());
+                if entry.kind == Kind::Database {
+                    gone.extend(["-wal", "-shm", "-journal"].map(|suffix| format!("{path}{suffix}")));
+                }
+            }
+        }
+        // The innermost come last in the order of paths, so that each finds its children's fate decided.
+        for folder in folders.into_iter().rev() {
+            let path = folder.path.as_str();
+            let Ok(children) = fs::read_dir(target.state_dir.join(path)) else { continue };
+            let all_gone = children.into_iter().all(|child| {
+                let name = child.ok().and_then(|child| child.file_name().into_string().ok());
+                name.is_some_and(|name| gone.contains(&format!("{path}/{name}")))
+            });
+            if all_gone {
+                self.remove.push((path.into(), Attributes { mode: folder.mode, mtime: folder.mtime }));
+                self.deleted.push(path.into());
+                gone.insert(path.into());
+            }
+        }
+        self.deleted.sort();
+    }
+
+    /// A database goes with its side files, and none is put beside those of another.
+    fn take_side_files(&mut self, state_dir: &Path) {
+        let staged = self.stage.iter().filter(|entry| entry.kind == Kind::Database).map(|entry| entry.path.clone());
+        let going = self.going.iter().filter(|(_, going)| going.database).map(|(path, _)| path.clone());
+        for path in staged.chain(going).collect::<HashSet<_>>() {
+            for suffix in ["-wal", "-shm", "-journal"] {
+                let side = format!("{path}{suffix}");
+                let is_file = fs::symlink_metadata(state_dir.join(&side)).is_ok_and(|meta| meta.is_file());
+                if is_file {
+                    let saved = self.going.get(&path).is_some_and(|going| going.saved);
+                    self.going.entry(side).or_insert(Going { saved, database: false });
+                }
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.restored.is_empty() && self.deleted.is_empty()
+    }
+
+    fn report(&self, snapshot: String, safety_snapshot: Option<String>) -> RollbackReport {
+        RollbackReport {
+            snapshot,
+            safety_snapshot,
+            restored: self.restored.clone(),
+            deleted: self.deleted.clone(),
+            unchanged: self.unchanged,
+            bytes: self.bytes,
+            restart_required: self.restart_required,
+            warnings: self.warnings.clone(),
+        }
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        let going = self.going.iter().map(|(path, Going { saved, database })| Step::TakeAway {
+            path: path.clone(),
+            saved: *saved,
+            database: *database,
+        });
+        let remove =
+            self.remove.iter().map(|(path, before)| Step::RemoveDirectory { path: path.clone(), before: *before });
+        let make = self.make.iter().map(|path| Step::MakeDirectory(path.clone()));
+        let put_in = self.stage.iter().map(|entry| Step::PutIn(entry.path.clone()));
+        // The innermost first: a directory's own mode may forbid what comes after.
+        let attributes = self.attributes.iter().rev().map(|(path, (before, after))| Step::SetAttributes {
+            path: path.clone(),
+            before: *before,
+            after: *after,
+        });
+        going.chain(remove).chain(make).chain(put_in).chain(attributes).collect()
+    }
+
+    /// Swaps what is staged for what is there, once nobody has a database open and nothing has changed since it was
+    /// saved. Blocks.
+    fn apply(&self, state_dir: &Path, swap: Swap, safety: &str, signatures: &HashMap<String, Vec<u8>>) -> Result<()> {
+        let steps = self.steps();
+        let ready = self.keep_own_rows(state_dir, &swap).and_then(|()| lock_databases(state_dir, &steps));
+        let ready = ready.and_then(|locks| self.check_unchanged(state_dir, signatures).map(|()| locks));
+        match ready {
+            Ok(_locks) => swap.apply(safety, steps),
+            Err(error) => {
+                swap.discard();
+                Err(error)
+            }
+        }
+    }
+
+    fn keep_own_rows(&self, state_dir: &Path, swap: &Swap) -> Result<()> {
+        for entry in self.stage.iter().filter(|entry| entry.kind == Kind::Database) {
+            let (live, staged) = (state_dir.join(&entry.path), swap.staging().join(&entry.path));
+            if !database::is_openclaws(&staged) {
+                continue;
+            }
+            database::check_integrity(&staged)?;
+            database::keep_rows_of_this_machine(&live, &staged)?;
+            let set = fs::OpenOptions::new().write(true).open(&staged);
+            set.and_then(|file| file.set_modified(time(entry.mtime)))
+                .map_err(|error| Error::io("set the time of", &staged, error))?;
+        }
+        Ok(())
+    }
+
+    fn check_unchanged(&self, state_dir: &Path, signatures: &HashMap<String, Vec<u8>>) -> Result<()> {
+        for path in self.going.keys().chain(self.attributes.keys()) {
+            let Some(signature) = signatures.get(path) else { continue };
+            if !Signature::of(&state_dir.join(path)).is_ok_and(|now| now.bytes == *signature) {
+                return Err(Error::new(Code::StateChanged, format!("{path} changed while the rollback was prepared"))
+                    .at_path(path)
+                    .advise("stop what writes to it and try again; nothing was changed")
+                    .retryable());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes everything that is to come into the staging folder, checked.
+async fn stage(
+    repository: &Repository,
+    index: &Arc<Index>,
+    plan: &Plan,
+    swap: &Swap,
+    operation: &Operation,
+) -> Result<()> {
+    let meter = Arc::new(Meter::new(operation, "stage", 0, 0));
+    repository.restore(index, plan.stage.clone(), &swap.staging(), meter, operation).await
+}

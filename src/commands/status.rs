@@ -1,0 +1,39 @@
+//! `status`: where backups stand.
+
+use super::list::{Summaries, info, summaries};
+use super::workplace::cache_for_reading;
+use super::{Operation, StatusReport};
+use crate::config::Target;
+use crate::error::Result;
+use crate::repository::open::{IfMissing, Repository, task_failed};
+use crate::state::rules::Rules;
+use crate::state::scan::scan;
+
+/// Looks at the repository and at the state.
+///
+/// # Errors
+/// Those of [`Repository::open`] and of the store, `CANCELLED`.
+pub async fn status(target: &Target, operation: &Operation) -> Result<StatusReport> {
+    let rules = Rules::new(&target.include, &target.exclude, target.encrypt)?;
+    let scanning = {
+        let (state_dir, operation) = (target.state_dir.clone(), operation.clone());
+        // On an empty machine there is nothing to look at yet.
+        tokio::task::spawn_blocking(move || match state_dir.is_dir() {
+            true => scan(&state_dir, &rules, &operation).map(|scan| scan.rebuildable),
+            false => Ok(Vec::new()),
+        })
+    };
+    let repository =
+        Repository::open(target, cache_for_reading(target).await, IfMissing::ReadAsEmpty, operation).await?;
+    let Summaries { readable, .. } = summaries(&repository, operation).await?;
+    let contents = &repository.contents;
+    Ok(StatusReport {
+        location: repository.store.location(),
+        encrypted: target.encrypt,
+        snapshots: readable.len() as u64,
+        latest: readable.iter().rev().find(|(id, _)| !id.is_safety()).map(|(id, summary)| info(id, summary)),
+        stored_bytes: contents.bytes,
+        objects: contents.objects,
+        left_out: scanning.await.map_err(|error| task_failed(&error))??,
+    })
+}

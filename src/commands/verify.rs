@@ -1,0 +1,171 @@
+//! `verify`: checks that every snapshot can be restored, by what the store lists or by reading every stored byte.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use super::list::{Summaries, summaries};
+use super::workplace::cache_for_reading;
+use super::{Meter, Operation, VerifyOptions, VerifyReport};
+use crate::config::Target;
+use crate::error::{Code, Error, Result};
+use crate::repository::id::{ChunkId, PackId};
+use crate::repository::index::{Index, index_key};
+use crate::repository::open::{IfMissing, Repository, task_failed};
+use crate::repository::pack::{MAX_PACK, PackOpener, pack_key};
+
+/// Packs read at once; each is held in memory whole.
+const PARALLEL_PACKS: usize = 3;
+
+/// Checks the repository.
+///
+/// # Errors
+/// Those of [`Repository::open`] and of the store, `CANCELLED`. What is wrong with the repository itself is in the
+/// report, not an error.
+pub async fn verify(target: &Target, options: VerifyOptions, operation: &Operation) -> Result<VerifyReport> {
+    // Nothing is taken from the cache: what counts is what the store has.
+    let cache = if options.read_data { None } else { cache_for_reading(target).await };
+    let repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
+    let mut report = VerifyReport::default();
+    let index = Arc::new(sound_index(&repository, &mut report).await?);
+    report.packs = index.packs.len() as u64;
+
+    let Summaries { readable, unreadable } = summaries(&repository, operation).await?;
+    report.problems.extend(unreadable.into_iter().map(|(id, error)| format!("snapshot {id} cannot be read: {error}")));
+    let mut needed: HashSet<ChunkId> = HashSet::new();
+    for (id, summary) in &readable {
+        operation.check()?;
+        report.snapshots += 1;
+        match repository.read_tree(&index, &summary.tree, operation).await {
+            Ok((entries, own)) => {
+                let mut lost = Vec::new();
+                for entry in &entries {
+                    if entry.chunks().any(|chunk| index.find(chunk).is_none()) {
+                        lost.push(entry.path.as_str());
+                    }
+                    needed.extend(entry.chunks());
+                }
+                needed.extend(own);
+                if let Some(first) = lost.first() {
+                    let count = lost.len();
+                    report.problems.push(format!("snapshot {id} lacks content of {count} files, for example {first}"));
+                }
+            }
+            Err(error) if is_damage(&error) => {
+                report.problems.push(format!("the file tree of snapshot {id} cannot be read: {error}"));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    report.chunks = needed.len() as u64;
+    if options.read_data {
+        read_packs(&repository, &index, operation, &mut report).await?;
+    }
+    Ok(report)
+}
+
+fn is_damage(error: &Error) -> bool {
+    matches!(error.code(), Code::Corrupt | Code::WrongKey | Code::UnsafePath | Code::NotFound)
+}
+
+/// The index, as far as its objects are sound; each that is not, and each pack that is not there, is a problem.
+async fn sound_index(repository: &Repository, report: &mut VerifyReport) -> Result<Index> {
+    let mut objects = Vec::new();
+    for id in repository.contents.indexes.keys() {
+        match repository.index_object(*id).await {
+            Ok(object) => objects.push(object),
+            Err(error) if is_damage(&error) => {
+                report.problems.push(format!("{} cannot be read: {error}", index_key(*id)));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let mut absent: BTreeMap<PackId, String> = BTreeMap::new();
+    for pack in objects.iter().flat_map(|object| &object.live) {
+        match repository.contents.packs.get(&pack.id) {
+            Some(stored) if stored.size == pack.size => {}
+            Some(stored) => {
+                absent.insert(pack.id, format!("is {} bytes long, not {}", stored.size, pack.size));
+            }
+            None => _ = absent.insert(pack.id, "is not there".into()),
+        }
+    }
+    report.problems.extend(absent.iter().map(|(id, problem)| format!("{} {problem}", pack_key(*id))));
+    let packs = &repository.contents.packs;
+    Ok(Index::new(objects, |pack| packs.get(&pack.id).is_some_and(|stored| stored.size == pack.size)))
+}
+
+/// Downloads every pack and checks every frame and chunk of it.
+async fn read_packs(
+    repository: &Repository,
+    index: &Arc<Index>,
+    operation: &Operation,
+    report: &mut VerifyReport,
+) -> Result<()> {
+    let bytes = index.packs.iter().map(|pack| pack.entry.size).sum();
+    let meter = Meter::new(operation, "verify", index.packs.len() as u64, bytes);
+    let mut numbers = 0..index.packs.len();
+    let mut under_way = JoinSet::new();
+    loop {
+        operation.check()?;
+        while under_way.len() < PARALLEL_PACKS
+            && let Some(number) = numbers.next()
+        {
+            let (repository, index) = (repository.clone(), Arc::clone(index));
+            under_way.spawn(async move {
+                let result = read_pack(&repository, &index, number).await;
+                (number, result)
+            });
+        }
+        let Some(finished) = under_way.join_next().await else { return Ok(()) };
+        let (number, result) = finished.map_err(|error| task_failed(&error))?;
+        let pack = &index.packs[number].entry;
+        match result {
+            Ok(()) => report.read_bytes += pack.size,
+            Err(error) if is_damage(&error) => report.problems.push(error.to_string()),
+            Err(error) => return Err(error),
+        }
+        meter.files(1);
+        meter.bytes(pack.size);
+        meter.transferred(repository.stats().received_bytes);
+    }
+}
+
+async fn read_pack(repository: &Repository, index: &Arc<Index>, number: usize) -> Result<()> {
+    let pack = &index.packs[number].entry;
+    let key = pack_key(pack.id);
+    if pack.size > MAX_PACK {
+        return Err(Error::corrupt(&key, "it is larger than a pack may be"));
+    }
+    let bytes = repository.store.get(&key).await?;
+    let (keyring, index) = (repository.keyring.clone(), Arc::clone(index));
+    let check = move || {
+        let pack = &index.packs[number].entry;
+        let key = pack_key(pack.id);
+        let differs = |what: &str| Error::corrupt(&key, format!("{what} is not as the index says"));
+        let mut hasher = None;
+        let opener = PackOpener::new(pack.id, &bytes, |header, name| {
+            let key = keyring.find(header, name)?;
+            hasher = Some(key.chunk_hasher());
+            Ok(key)
+        })?;
+        let hasher = hasher.ok_or_else(|| differs("its key"))?;
+        if !bytes.starts_with(&pack.header) {
+            return Err(differs("its header"));
+        }
+        let frames = opener.all_frames(&bytes, |number, offset, length, frame| {
+            let place = pack.frames.get(number as usize).ok_or_else(|| differs("the number of its frames"))?;
+            if (place.offset, place.length) != (offset, length) || place.chunk_ids().len() != frame.len() {
+                return Err(differs("a frame"));
+            }
+            let mut chunks = place.chunk_ids().enumerate();
+            match chunks.find(|(at, id)| frame.chunk(*at, *id, &hasher).is_none()) {
+                Some((_, id)) => Err(differs(&format!("the chunk {id}"))),
+                None => Ok(()),
+            }
+        })?;
+        if frames as usize == pack.frames.len() { Ok(()) } else { Err(differs("the number of its frames")) }
+    };
+    tokio::task::spawn_blocking(check).await.map_err(|error| task_failed(&error))?
+}

@@ -1,0 +1,42 @@
+//! Where a command that changes something works: the locked private folder of the state directory, and the cache in it.
+
+use std::sync::Arc;
+
+use crate::cache::Cache;
+use crate::config::Target;
+use crate::error::Result;
+use crate::repository::id::MachineId;
+use crate::repository::open::task_failed;
+use crate::state::private::{FOLDER, Lock, PrivateFolder};
+use crate::state::swap;
+
+/// The lock on the product's own folder, and what is in it.
+#[derive(Debug)]
+pub(super) struct Workplace {
+    pub(super) folder: PrivateFolder,
+    pub(super) cache: Arc<Cache>,
+    pub(super) machine: MachineId,
+    _lock: Lock,
+}
+
+impl Workplace {
+    /// Takes the lock, finishes or undoes a rollback that was interrupted, and opens the cache.
+    pub(super) async fn open(target: &Target, verb: &'static str) -> Result<Self> {
+        let (state_dir, identity) = (target.state_dir.clone(), target.identity());
+        let open = move || {
+            let folder = PrivateFolder::open(&state_dir)?;
+            let lock = folder.lock(verb)?;
+            swap::recover(&state_dir, &folder)?;
+            let cache = Arc::new(Cache::open(&folder.path("cache.sqlite"), &identity)?);
+            Ok(Self { machine: folder.machine_id()?, cache, folder, _lock: lock })
+        };
+        tokio::task::spawn_blocking(open).await.map_err(|error| task_failed(&error))?
+    }
+}
+
+/// The cache of a state directory, for a command that only reads and takes no lock; `None` when there is none for this
+/// repository.
+pub(super) async fn cache_for_reading(target: &Target) -> Option<Arc<Cache>> {
+    let (path, identity) = (target.state_dir.join(FOLDER).join("cache.sqlite"), target.identity());
+    tokio::task::spawn_blocking(move || Cache::open_existing(&path, &identity)).await.ok().flatten().map(Arc::new)
+}

@@ -1,0 +1,313 @@
+//! Writes the files of a snapshot into a directory, in the order that reads packs fastest, and checks every one.
+//!
+//! Nothing is written outside the directory, whatever the tree says: paths were checked when the tree was read, and
+//! every access goes through a handle of the directory that refuses to leave it.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cap_std::ambient_authority;
+use cap_std::fs::{Dir, OpenOptions};
+use sha2::{Digest, Sha256};
+
+use super::id::ChunkId;
+use super::index::Index;
+use super::open::{Repository, task_failed};
+use super::read::missing;
+use super::tree::{Entry, Kind};
+use crate::commands::{Meter, Operation};
+use crate::error::{Code, Error, Result};
+
+/// Room that is left free on the file system beyond what a restore takes.
+const SPARE_BYTES: u64 = 4 << 20;
+
+/// One place in one file that a chunk goes to.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    file: u32,
+    offset: u64,
+}
+
+/// The files that are being written.
+struct Target {
+    directory: Dir,
+    /// For messages.
+    shown: std::path::PathBuf,
+    files: Vec<Entry>,
+    /// How many bytes each file still lacks.
+    lacking: Vec<AtomicU64>,
+    places: HashMap<ChunkId, Vec<Place>>,
+    meter: Arc<Meter>,
+}
+
+impl Repository {
+    /// Writes `entries`, ordered by path, into the empty directory `root`: content, modes, times, links, empty
+    /// directories. Directories on the way to an entry need not be among the entries.
+    ///
+    /// # Errors
+    /// `CORRUPT` when a file does not come out as it was stored, `UNSAFE_PATH` when an entry would lie below something
+    /// that is no directory, `IO`, those of the store, `CANCELLED`. What was written until then is left to the caller.
+    pub(crate) async fn restore(
+        &self,
+        index: &Arc<Index>,
+        entries: Vec<Entry>,
+        root: &Path,
+        meter: Arc<Meter>,
+        operation: &Operation,
+    ) -> Result<()> {
+        check_parents(&entries)?;
+        let (files, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(Entry::has_content);
+        let bytes = files.iter().map(|file| file.size).sum();
+        meter.expect(files.len() as u64, bytes);
+        let prepared = {
+            let (shown, meter, index) = (root.to_owned(), Arc::clone(&meter), Arc::clone(index));
+            let folders: Vec<_> = others.iter().filter(|entry| entry.kind == Kind::Directory).cloned().collect();
+            tokio::task::spawn_blocking(move || Target::prepare(&shown, files, &folders, bytes, &index, meter))
+        };
+        let target = Arc::new(prepared.await.map_err(|error| task_failed(&error))??);
+        let wanted: HashSet<ChunkId> = target.places.keys().copied().collect();
+        let (writing, repository) = (Arc::clone(&target), self.clone());
+        let sink = move |chunks: &[(ChunkId, &[u8])]| {
+            writing.meter.transferred(repository.stats().received_bytes);
+            writing.write(chunks)
+        };
+        self.read_chunks(index, wanted, operation, Arc::new(sink)).await?;
+        let finish = tokio::task::spawn_blocking(move || target.finish(&others));
+        finish.await.map_err(|error| task_failed(&error))?
+    }
+}
+
+/// Refuses a tree in which something lies below a file or a link: writing it would follow the link.
+fn check_parents(entries: &[Entry]) -> Result<()> {
+    let solid: HashSet<&str> = entries
+        .iter()
+        .filter(|entry| !matches!(entry.kind, Kind::Directory | Kind::Exception))
+        .map(|entry| entry.path.as_str())
+        .collect();
+    for entry in entries {
+        if let Some(parent) = parents(&entry.path).find(|parent| solid.contains(parent)) {
+            let problem = format!("the snapshot holds {:?} below {parent:?}, which is no directory", entry.path);
+            return Err(Error::new(Code::UnsafePath, problem).at_path(&entry.path));
+        }
+    }
+    Ok(())
+}
+
+/// The directories above `path`, from the inside out.
+pub fn parents(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(path.rsplit_once('/'), |(parent, _)| parent.rsplit_once('/')).map(|(parent, _)| parent)
+}
+
+impl Target {
+    fn prepare(
+        root: &Path,
+        files: Vec<Entry>,
+        folders: &[Entry],
+        bytes: u64,
+        index: &Index,
+        meter: Arc<Meter>,
+    ) -> Result<Self> {
+        ensure_space(root, bytes)?;
+        let directory =
+            Dir::open_ambient_dir(root, ambient_authority()).map_err(|error| Error::io("open", root, error))?;
+        let mut places: HashMap<ChunkId, Vec<Place>> = HashMap::new();
+        for (number, file) in files.iter().enumerate() {
+            let mut offset = 0;
+            for id in file.chunks() {
+                places.entry(id).or_default().push(Place { file: number as u32, offset });
+                offset += u64::from(index.find(id).ok_or_else(|| missing(id))?.length);
+            }
+            if offset != file.size {
+                return Err(Error::corrupt(
+                    &file.path,
+                    format!("its chunks add up to {offset} bytes, not {}", file.size),
+                ));
+            }
+        }
+        let lacking = files.iter().map(|file| AtomicU64::new(file.size)).collect();
+        let target = Self { directory, shown: root.to_owned(), files, lacking, places, meter };
+        for folder in folders {
+            target.create_dir(&folder.path)?;
+        }
+        for file in &target.files {
+            if let Some((parent, _)) = file.path.rsplit_once('/') {
+                target.create_dir(parent)?;
+            }
+            if file.size == 0 {
+                target.create(file).and_then(|made| target.complete(file, &made, Sha256::digest([]).into()))?;
+            }
+        }
+        Ok(target)
+    }
+
+    fn failed(&self, what: &str, path: &str, error: io::Error) -> Error {
+        Error::io(what, &self.shown.join(path), error)
+    }
+
+    fn create_dir(&self, path: &str) -> Result<()> {
+        self.directory.create_dir_all(path).map_err(|error| self.failed("create the directory", path, error))
+    }
+
+    fn create(&self, file: &Entry) -> Result<cap_std::fs::File> {
+        let mut options = OpenOptions::new();
+        options.write(true).read(true).create(true);
+        #[cfg(unix)]
+        cap_std::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        self.directory.open_with(&file.path, &options).map_err(|error| self.failed("create", &file.path, error))
+    }
+
+    /// Writes chunks to all the places they go to. Called from several threads at once.
+    fn write(&self, chunks: &[(ChunkId, &[u8])]) -> Result<()> {
+        let mut by_file: HashMap<u32, Vec<(u64, &[u8])>> = HashMap::new();
+        for (id, content) in chunks {
+            for place in self.places.get(id).into_iter().flatten() {
+                by_file.entry(place.file).or_default().push((place.offset, content));
+            }
+        }
+        for (number, mut parts) in by_file {
+            let entry = &self.files[number as usize];
+            let file = self.create(entry)?;
+            parts.sort_unstable_by_key(|(offset, _)| *offset);
+            let mut written = 0;
+            for (offset, content) in &parts {
+                write_at(&file, content, *offset).map_err(|error| self.failed("write", &entry.path, error))?;
+                written += content.len() as u64;
+            }
+            self.meter.bytes(written);
+            if self.lacking[number as usize].fetch_sub(written, Ordering::AcqRel) == written {
+                let mut hasher = Sha256::new();
+                if written == entry.size {
+                    // All of it is at hand.
+                    parts.iter().for_each(|(_, content)| hasher.update(content));
+                } else {
+                    self.hash(&file, &mut hasher).map_err(|error| self.failed("read", &entry.path, error))?;
+                }
+                self.complete(entry, &file, hasher.finalize().into())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn hash(&self, mut file: &cap_std::fs::File, hasher: &mut Sha256) -> io::Result<()> {
+        io::Seek::rewind(&mut file)?;
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(()),
+                length => hasher.update(&buffer[..length]),
+            }
+        }
+    }
+
+    /// Checks a whole file and gives it its mode and time.
+    fn complete(&self, entry: &Entry, file: &cap_std::fs::File, sha256: [u8; 32]) -> Result<()> {
+        if entry.sha256 != sha256 {
+            return Err(Error::corrupt(&entry.path, "it does not have the content that the snapshot says"));
+        }
+        let file = file.try_clone().map(cap_std::fs::File::into_std);
+        file.and_then(|file| {
+            set_mode(&file, entry.mode)?;
+            file.set_modified(time(entry.mtime))
+        })
+        .map_err(|error| self.failed("set the mode and time of", &entry.path, error))?;
+        self.meter.files(1);
+        Ok(())
+    }
+
+    /// Makes the links, then gives directories their modes and times, the innermost first.
+    fn finish(&self, others: &[Entry]) -> Result<()> {
+        if let Some((file, lacking)) =
+            self.files.iter().zip(&self.lacking).find(|(_, lacking)| lacking.load(Ordering::Acquire) != 0)
+        {
+            let problem = format!("{} bytes of it did not arrive", lacking.load(Ordering::Acquire));
+            return Err(Error::corrupt(&file.path, problem));
+        }
+        for link in others.iter().filter(|entry| entry.kind == Kind::Symlink) {
+            if let Some((parent, _)) = link.path.rsplit_once('/') {
+                self.create_dir(parent)?;
+            }
+            make_link(&self.directory, link).map_err(|error| self.failed("create the link", &link.path, error))?;
+        }
+        for folder in others.iter().rev().filter(|entry| entry.kind == Kind::Directory) {
+            let finished = self.directory.open_dir(&folder.path).and_then(|opened| {
+                let file = opened.into_std_file();
+                set_mode(&file, folder.mode)?;
+                file.set_modified(time(folder.mtime))
+            });
+            finished.map_err(|error| self.failed("set the mode and time of", &folder.path, error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Refuses what would not fit, before anything is written.
+///
+/// # Errors
+/// `IO`.
+pub fn ensure_space(directory: &Path, bytes: u64) -> Result<()> {
+    #[cfg(unix)]
+    if let Ok(stat) = rustix::fs::statvfs(directory) {
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if bytes > 0 && free < bytes.saturating_add(SPARE_BYTES.min(bytes / 16)) {
+            let problem = format!("{} has no space for {bytes} bytes; {free} are free", directory.display());
+            return Err(Error::new(Code::Io, problem)
+                .at_path(directory.display().to_string())
+                .advise("free some space and try again"));
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = (directory, bytes, SPARE_BYTES);
+    Ok(())
+}
+
+#[cfg(unix)]
+fn write_at(file: &cap_std::fs::File, content: &[u8], offset: u64) -> io::Result<()> {
+    cap_std::fs::FileExt::write_all_at(file, content, offset)
+}
+
+#[cfg(not(unix))]
+fn write_at(mut file: &cap_std::fs::File, content: &[u8], offset: u64) -> io::Result<()> {
+    io::Seek::seek(&mut file, io::SeekFrom::Start(offset))?;
+    io::Write::write_all(&mut file, content)
+}
+
+/// The time `nanoseconds` after 1970, or before it.
+#[must_use]
+pub fn time(nanoseconds: i64) -> SystemTime {
+    let distance = Duration::from_nanos(nanoseconds.unsigned_abs());
+    if nanoseconds >= 0 { UNIX_EPOCH + distance } else { UNIX_EPOCH - distance }
+}
+
+/// Sets permission bits, as far as the system knows them.
+///
+/// # Errors
+/// What the file system says.
+pub fn set_mode(file: &std::fs::File, mode: u32) -> io::Result<()> {
+    #[cfg(unix)]
+    return file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
+    #[cfg(not(unix))]
+    return Ok(());
+}
+
+#[cfg(unix)]
+fn make_link(directory: &Dir, link: &Entry) -> io::Result<()> {
+    use rustix::fs::{AtFlags, Timespec, Timestamps};
+    // The target may lead anywhere: it is kept as text, and never followed.
+    directory.symlink_contents(&link.target, &link.path)?;
+    let (parent, name) = link.path.rsplit_once('/').map_or((None, link.path.as_str()), |(p, name)| (Some(p), name));
+    let opened = parent.map(|parent| directory.open_dir(parent)).transpose()?;
+    let time =
+        Timespec { tv_sec: link.mtime.div_euclid(1_000_000_000), tv_nsec: link.mtime.rem_euclid(1_000_000_000) as _ };
+    let times = Timestamps { last_access: time, last_modification: time };
+    rustix::fs::utimensat(opened.as_ref().unwrap_or(directory), name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn make_link(directory: &Dir, link: &Entry) -> io::Result<()> {
+    directory.symlink_file(&link.target, &link.path)
+}
