@@ -14,7 +14,7 @@ use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bytes::Bytes;
 use openclaw_b2_backup::Code;
-use openclaw_b2_backup::config::{Endpoint, Secret, Target, Timeouts};
+use openclaw_b2_backup::config::{Endpoint, Secret, Target};
 use openclaw_b2_backup::store::{Opened, Store, open};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -407,21 +407,15 @@ async fn new_bucket(server: &str) -> String {
 }
 
 fn target(endpoint: Endpoint, bucket: Option<&str>) -> Target {
+    let base = serde_json::json!({ "stateDir": "/nonexistent", "endpoint": "file:///nonexistent", "encrypt": false });
+    let base = Target::from_json(&base).unwrap();
     Target {
-        state_dir: "/nonexistent".into(),
         key_id: bucket.map(|_| "AK".into()),
         application_key: bucket.map(|_| Secret::new("SK")),
         bucket: bucket.map(Into::into),
-        region: None,
         endpoint,
-        prefix: "openclaw-backup".into(),
-        encrypt: true,
-        passphrase: None,
-        keep_snapshots: 10,
-        include: Vec::new(),
-        exclude: Vec::new(),
         authorize_url: "https://api.backblazeb2.com/b2api/v3/b2_authorize_account".into(),
-        timeouts: Timeouts::default(),
+        ..base
     }
 }
 

@@ -169,21 +169,16 @@ async fn read_request(stream: &mut TcpStream) -> Option<Seen> {
 }
 
 fn target(endpoint: Endpoint, operation: Duration) -> Target {
+    let base = serde_json::json!({ "stateDir": "/nonexistent", "endpoint": "file:///nonexistent", "encrypt": false });
+    let base = Target::from_json(&base).unwrap();
     Target {
-        state_dir: "/nonexistent".into(),
         key_id: Some("004key".into()),
         application_key: Some(Secret::new(SECRET)),
         bucket: Some("my-bucket".into()),
-        region: None,
         endpoint,
-        prefix: "openclaw-backup".into(),
-        encrypt: true,
-        passphrase: None,
-        keep_snapshots: 10,
-        include: Vec::new(),
-        exclude: Vec::new(),
         authorize_url: String::new(),
         timeouts: Timeouts { connect: Duration::from_secs(5), stall: STALL, operation },
+        ..base
     }
 }
 

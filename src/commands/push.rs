@@ -207,11 +207,16 @@ async fn write_manifest(
     trigger: Trigger,
     captured: &Captured,
 ) -> Result<SnapshotId> {
-    let now = repository.store.now();
-    let id = SnapshotId::generate(now, trigger == Trigger::BeforeRollback)?;
-    let created_at = jiff::Timestamp::try_from(now)
-        .and_then(|time| time.round(jiff::Unit::Second))
+    let whole_seconds = jiff::TimestampRound::new().smallest(jiff::Unit::Second).mode(jiff::RoundMode::Trunc);
+    let now = jiff::Timestamp::try_from(repository.store.now())
+        .and_then(|time| time.round(whole_seconds))
         .map_err(|error| Error::new(Code::Config, format!("the clock shows no usable time: {error}")))?;
+    // Snapshots are ordered by their times, to the second: one is never made in the same second as its predecessor, nor
+    // before it, should a clock have been set back.
+    let newest = repository.contents.snapshots.last().map(|(id, _)| id.time());
+    let after = |newest: jiff::Timestamp| newest.checked_add(jiff::SignedDuration::from_secs(1)).unwrap_or(newest);
+    let created_at = newest.map_or(now, |newest| now.max(after(newest)));
+    let id = SnapshotId::generate(created_at, trigger == Trigger::BeforeRollback)?;
     let summary = Summary {
         created_at,
         trigger,

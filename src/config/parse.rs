@@ -48,7 +48,7 @@ const ALIASES: [(&str, &str); 9] = [
 const DEFAULT_PREFIX: &str = "openclaw-backup";
 const DEFAULT_SCHEDULE: &str = "daily";
 const DEFAULT_KEEP_SNAPSHOTS: u32 = 10;
-const DEFAULT_AUTHORIZE_URL: &str = "https://api.backblazeb2.com";
+const DEFAULT_AUTHORIZE_URL: &str = "https://api.backblazeb2.com/b2api/v3/b2_authorize_account";
 /// S3 keys end at 1024 bytes; what follows the prefix needs its share.
 const MAX_PREFIX_BYTES: usize = 512;
 /// Far more than anybody writes; a bound for a list that came from a mistake.
@@ -543,7 +543,7 @@ mod tests {
         assert_eq!((target.keep_snapshots, target.encrypt), (10, true));
         assert_eq!((target.confirm_rollback, target.notify_on_failure), (true, true));
         assert_eq!(target.timeouts, Timeouts::default());
-        assert_eq!(target.authorize_url, "https://api.backblazeb2.com");
+        assert_eq!(target.authorize_url, "https://api.backblazeb2.com/b2api/v3/b2_authorize_account");
         assert_eq!(target.region, None);
     }
 

@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::SystemTime;
 
 use crate::error::{Code, Error, Result};
 
@@ -114,16 +113,14 @@ const SAFETY_PREFIX: &str = "safety-";
 pub struct SnapshotId(String);
 
 impl SnapshotId {
-    /// A new id for a snapshot taken at `now`.
+    /// A new id for a snapshot taken at `time`.
     ///
     /// # Errors
-    /// `IO` when there are no random numbers, `CONFIG` when the clock shows an impossible time.
-    pub fn generate(now: SystemTime, safety: bool) -> Result<Self> {
-        let timestamp = jiff::Timestamp::try_from(now)
-            .map_err(|error| Error::new(Code::Config, format!("the clock shows no usable time: {error}")))?;
+    /// `IO` when there are no random numbers.
+    pub fn generate(time: jiff::Timestamp, safety: bool) -> Result<Self> {
         let suffix = hex(&random::<4>()?);
         let prefix = if safety { SAFETY_PREFIX } else { "" };
-        Ok(Self(format!("{prefix}{}-{suffix}", timestamp.strftime("%Y-%m-%dT%H-%M-%SZ"))))
+        Ok(Self(format!("{prefix}{}-{suffix}", time.strftime("%Y-%m-%dT%H-%M-%SZ"))))
     }
 
     /// The id itself.
@@ -205,7 +202,7 @@ mod tests {
     #[test]
     fn a_generated_snapshot_id_parses_and_knows_its_kind() {
         for safety in [false, true] {
-            let id = SnapshotId::generate(SystemTime::UNIX_EPOCH, safety).unwrap();
+            let id = SnapshotId::generate(jiff::Timestamp::UNIX_EPOCH, safety).unwrap();
             assert_eq!(id.as_str().parse::<SnapshotId>().unwrap(), id);
             assert_eq!(id.is_safety(), safety);
             assert!(id.order().starts_with("1970-01-01T00-00-00Z-"));

@@ -22,7 +22,7 @@ pub const LISTED_EXCEPTIONS: usize = 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
-    /// RFC 3339, UTC, by the store's clock; orders snapshots of machines whose clocks differ.
+    /// RFC 3339, UTC, whole seconds, by the store's clock: the time that is in the snapshot's id.
     pub created_at: jiff::Timestamp,
     /// Why it was taken.
     pub trigger: Trigger,
@@ -147,7 +147,7 @@ impl Summary {
             }
             _ => return Err(damaged("it is neither sealed nor plain")),
         };
-        if summary.created_at != stored.created_at {
+        if summary.created_at != stored.created_at || summary.created_at != id.time() {
             return Err(damaged("its header contradicts its body"));
         }
         if summary.tree.chunks.len() > ROOT_CHUNKS || summary.tree.depth > MAX_DEPTH {
@@ -201,7 +201,7 @@ mod tests {
         for key in [key, MasterKey::plain()] {
             let bytes = summary().to_manifest(&id(), &key).unwrap();
             assert_eq!(Summary::from_manifest(&id(), &bytes, |_, _| Ok(&key)).unwrap(), summary());
-            let other: SnapshotId = "2026-02-20T00-00-00Z-7f3a91c2".parse().unwrap();
+            let other: SnapshotId = "2026-02-19T00-00-00Z-aaaaaaaa".parse().unwrap();
             assert!(Summary::from_manifest(&other, &bytes, |_, _| Ok(&key)).is_err());
             let renamed = String::from_utf8(bytes).unwrap().replace(id().as_str(), other.as_str());
             let moved = Summary::from_manifest(&other, renamed.as_bytes(), |_, _| Ok(&key));

@@ -233,8 +233,9 @@ impl Target {
             make_link(&self.directory, link).map_err(|error| self.failed("create the link", &link.path, error))?;
         }
         for folder in others.iter().rev().filter(|entry| entry.kind == Kind::Directory) {
-            let finished = self.directory.open_dir(&folder.path).and_then(|opened| {
-                let file = opened.into_std_file();
+            // Not `open_dir`, whose handles only serve to look things up.
+            let finished = self.directory.open(&folder.path).and_then(|opened| {
+                let file = opened.into_std();
                 set_mode(&file, folder.mode)?;
                 file.set_modified(time(folder.mtime))
             });

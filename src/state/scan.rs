@@ -51,17 +51,25 @@ pub struct Signature {
 
 impl Signature {
     fn add(&mut self, meta: &Metadata) {
-        let (mtime, ctime, inode) = times_and_inode(meta);
-        self.latest = self.latest.max(mtime).max(ctime);
-        for field in [meta.len().to_le_bytes(), mtime.to_le_bytes(), ctime.to_le_bytes(), inode.to_le_bytes()] {
+        let (_, changed, _) = times_and_inode(meta);
+        self.add_content(meta);
+        self.latest = self.latest.max(changed);
+        self.bytes.extend_from_slice(&changed.to_le_bytes());
+    }
+
+    fn add_content(&mut self, meta: &Metadata) {
+        let (modified, _, inode) = times_and_inode(meta);
+        self.latest = self.latest.max(modified);
+        for field in [meta.len().to_le_bytes(), modified.to_le_bytes(), inode.to_le_bytes()] {
             self.bytes.extend_from_slice(&field);
         }
     }
 
-    /// Adds a write-ahead log. An empty one says nothing: a mere reader of the database may have made it.
+    /// Adds a write-ahead log. An empty one says nothing: a mere reader of the database may have made it. Nor does its
+    /// change time, since SQLite gives it the owner of the database whenever it opens it.
     fn add_log(&mut self, meta: &Metadata) {
         if meta.len() > 0 {
-            self.add(meta);
+            self.add_content(meta);
         }
     }
 

@@ -1,0 +1,352 @@
+//! Whole rounds of commands over a repository in a local directory: what was pushed comes back.
+
+#![cfg(unix)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use common::{Bench, Node, assert_same, code, tree};
+
+fn populate(bench: &Bench) {
+    bench.write("openclaw.json", "{}");
+    bench.write("workspace/SOUL.md", "# Soul\n");
+    bench.write("workspace/empty.md", "");
+    bench.write("workspace/one byte", "x");
+    bench.write("workspace/größe 'n\n\".md", "odd name");
+    bench.write("workspace/big.bin", noise(700_000, 7));
+    bench.write("workspace/big-again.bin", noise(700_000, 7));
+    bench.write("agents/main/log.jsonl", "{\"role\":\"user\"}\n".repeat(40_000));
+    bench.write("workspace/run.sh", "#!/bin/sh\n");
+    fs::set_permissions(bench.state("workspace/run.sh"), fs::Permissions::from_mode(0o4750)).unwrap();
+    fs::create_dir_all(bench.state("workspace/empty/deeper")).unwrap();
+    fs::set_permissions(bench.state("workspace/empty/deeper"), fs::Permissions::from_mode(0o500)).unwrap();
+    symlink("SOUL.md", bench.state("workspace/link")).unwrap();
+    symlink("/nowhere/at all", bench.state("workspace/dangling")).unwrap();
+}
+
+/// Bytes that do not compress, the same for the same seed.
+fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+#[test]
+fn a_snapshot_comes_back_whole_on_a_machine_that_has_only_the_configuration() {
+    for fields in [serde_json::json!({}), serde_json::json!({ "encrypt": false })] {
+        let bench = Bench::new(fields);
+        populate(&bench);
+        let mut expected = bench.tree();
+        let report = bench.push();
+        assert_eq!(report.files, 9 - u64::from(!bench.target.encrypt));
+        if !bench.target.encrypt {
+            expected.remove("openclaw.json");
+            assert_eq!(report.exceptions.len(), 1, "{:?}", report.exceptions);
+        }
+        assert_same(&tree(&bench.pull(&report.snapshot.unwrap())), &expected);
+        assert!(bench.problems().is_empty());
+    }
+}
+
+#[test]
+fn with_nothing_changed_there_is_no_new_snapshot() {
+    let bench = Bench::default();
+    populate(&bench);
+    bench.push();
+    let again = bench.push();
+    assert_eq!((again.snapshot, again.uploaded_bytes, again.changed_files), (None, 0, 0));
+    assert!(again.requests <= 4, "{}", again.requests);
+    // The times of directories change whenever a gateway makes and removes a temporary file.
+    bench.write("workspace/x.tmp", "");
+    fs::remove_file(bench.state("workspace/x.tmp")).unwrap();
+    assert_eq!(bench.push().snapshot, None);
+    bench.write("workspace/SOUL.md", "# Changed\n");
+    assert!(bench.push().snapshot.is_some());
+    assert_eq!(bench.list().len(), 2);
+}
+
+#[test]
+fn a_part_can_be_pulled_by_globs() {
+    let bench = Bench::default();
+    populate(&bench);
+    bench.push();
+    let to = bench.root.path().join("part");
+    let report = bench.try_pull_as(&bench.target, "latest", &to, &["workspace/*.md", "agents"]).unwrap();
+    assert_eq!(report.files, 4);
+    let mut expected = bench.tree();
+    expected.retain(|path, _| {
+        path.starts_with("agents") || path == "workspace" || (path.starts_with("workspace/") && path.ends_with(".md"))
+    });
+    assert_same(&tree(&to), &expected);
+    let nothing = bench.try_pull_as(&bench.target, "latest", &bench.root.path().join("none"), &["nothing/*"]);
+    assert_eq!(code(&nothing.unwrap_err()), "NOT_FOUND");
+    assert!(!bench.root.path().join("none").exists());
+}
+
+#[test]
+fn a_pull_that_was_killed_is_no_obstacle_for_the_next() {
+    let bench = Bench::default();
+    populate(&bench);
+    bench.push();
+    let to = bench.root.path().join("to");
+    fs::create_dir_all(to.join(".openclaw-b2-backup-partial/workspace")).unwrap();
+    fs::write(to.join(".openclaw-b2-backup-partial/workspace/SOUL.md"), "half").unwrap();
+    bench.try_pull_as(&bench.target, "latest", &to, &[]).unwrap();
+    assert_same(&tree(&to), &bench.tree());
+}
+
+#[test]
+fn a_rollback_restores_removes_and_can_itself_be_rolled_back() {
+    let bench = Bench::default();
+    populate(&bench);
+    bench.write("workspace/node_modules/left-pad/index.js", "rebuilt by npm");
+    bench.write("credentials/token", "this machine's own");
+    let before = bench.tree();
+    let first = bench.push().snapshot.unwrap();
+
+    bench.write("workspace/SOUL.md", "# Somebody else\n");
+    bench.write("workspace/planted/deep/file.md", "new");
+    fs::remove_dir_all(bench.state("agents")).unwrap();
+    fs::remove_file(bench.state("workspace/link")).unwrap();
+    fs::create_dir(bench.state("workspace/link")).unwrap();
+    bench.write("workspace/link/inside", "a directory where a link was");
+    fs::remove_dir_all(bench.state("workspace/empty")).unwrap();
+    bench.write("workspace/empty", "a file where a directory was");
+    fs::set_permissions(bench.state("workspace/run.sh"), fs::Permissions::from_mode(0o600)).unwrap();
+    let damaged = bench.tree();
+
+    let plan = bench.try_rollback("latest", &[], true).unwrap();
+    assert_same(&bench.tree(), &damaged);
+    assert_eq!(bench.list(), [first.clone()], "a plan stores nothing");
+
+    let report = bench.rollback("latest");
+    assert_same(&bench.tree(), &before);
+    assert_eq!((&plan.restored, &plan.deleted), (&report.restored, &report.deleted));
+    assert_eq!(
+        report.deleted,
+        ["workspace/planted", "workspace/planted/deep", "workspace/planted/deep/file.md"],
+        "{report:?}"
+    );
+    assert!(report.warnings.is_empty(), "{report:?}");
+    assert!(!bench.state("b2-backup/rollback").exists());
+
+    // The safety snapshot undoes it, and is itself no regular snapshot.
+    let safety = report.safety_snapshot.unwrap();
+    assert!(safety.starts_with("safety-"));
+    assert_eq!(bench.rollback(&safety).snapshot, safety);
+    assert_same(&bench.tree(), &damaged);
+    assert_eq!(bench.rollback("latest").snapshot, first);
+    assert_same(&bench.tree(), &before);
+    let nothing = bench.rollback("latest");
+    assert_eq!((nothing.safety_snapshot, nothing.restored, nothing.deleted), (None, vec![], vec![]));
+}
+
+#[test]
+fn a_rollback_of_a_part_leaves_the_rest_alone() {
+    let bench = Bench::default();
+    populate(&bench);
+    let before = bench.tree();
+    bench.push();
+    bench.write("workspace/SOUL.md", "changed");
+    bench.write("agents/main/log.jsonl", "changed too");
+    bench.write("workspace/new.md", "new");
+    let mut expected = bench.tree();
+    expected.insert("workspace/SOUL.md".into(), before["workspace/SOUL.md"].clone());
+    expected.remove("workspace/new.md");
+    let report = bench.try_rollback("latest", &["workspace/*.md"], false).unwrap();
+    assert_eq!((report.restored, report.deleted), (vec!["workspace/SOUL.md".into()], vec!["workspace/new.md".into()]));
+    assert_same(&bench.tree(), &expected);
+}
+
+#[test]
+fn what_no_snapshot_holds_is_set_aside_not_destroyed() {
+    let bench = Bench::default();
+    bench.write("workspace/notes", "text");
+    let before = bench.tree();
+    bench.push();
+    // Now there is a directory in its place, with something in it that no snapshot holds.
+    fs::remove_file(bench.state("workspace/notes")).unwrap();
+    bench.write("workspace/notes/node_modules/precious.js", "only here");
+    let report = bench.rollback("latest");
+    assert_eq!(report.warnings.len(), 1, "{report:?}");
+    assert_same(&bench.tree(), &before);
+    let kept = bench.state("b2-backup/set-aside").join(report.safety_snapshot.unwrap());
+    assert_eq!(fs::read_to_string(kept.join("workspace/notes/node_modules/precious.js")).unwrap(), "only here");
+}
+
+#[test]
+fn files_left_out_by_todays_configuration_are_left_alone() {
+    let mut bench = Bench::default();
+    populate(&bench);
+    bench.push();
+    bench.target.exclude = vec!["agents".into()];
+    bench.write("agents/main/log.jsonl", "changed, but excluded now");
+    bench.write("workspace/SOUL.md", "changed");
+    let report = bench.rollback("latest");
+    assert_eq!(report.restored, ["workspace/SOUL.md"]);
+    assert_eq!(report.warnings.len(), 1, "{report:?}");
+    assert_eq!(fs::read_to_string(bench.state("agents/main/log.jsonl")).unwrap(), "changed, but excluded now");
+}
+
+fn sql(bench: &Bench, path: &str, sql: &str) -> rusqlite::Connection {
+    let path = bench.state(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let connection = rusqlite::Connection::open(path).unwrap();
+    connection.execute_batch(sql).unwrap();
+    connection
+}
+
+fn text(bench: &Bench, path: &str, query: &str) -> String {
+    rusqlite::Connection::open(bench.state(path)).unwrap().query_row(query, [], |row| row.get(0)).unwrap()
+}
+
+const SHARED: &str = "state/openclaw.sqlite";
+
+#[test]
+fn a_database_comes_back_with_this_machines_credentials_and_without_a_foreign_log() {
+    let bench = Bench::default();
+    let writer = sql(
+        &bench,
+        SHARED,
+        "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0;
+         CREATE TABLE notes(body TEXT); INSERT INTO notes VALUES ('old');
+         CREATE TABLE auth_profile_store(id TEXT PRIMARY KEY, body TEXT);
+         INSERT INTO auth_profile_store VALUES ('a', 'key of old times');",
+    );
+    bench.push();
+    writer.execute_batch("UPDATE notes SET body = 'new'; UPDATE auth_profile_store SET body = 'key of today'").unwrap();
+    drop(writer);
+    // A killed gateway leaves its log; a new one would apply it to whatever database lies there.
+    let killed = sql(&bench, SHARED, "PRAGMA wal_autocheckpoint=0; INSERT INTO notes VALUES ('in the log only')");
+    let (main, log) =
+        (fs::read(bench.state(SHARED)).unwrap(), fs::read(bench.state("state/openclaw.sqlite-wal")).unwrap());
+    assert!(!log.is_empty());
+    drop(killed);
+    fs::write(bench.state(SHARED), main).unwrap();
+    fs::write(bench.state("state/openclaw.sqlite-wal"), log).unwrap();
+
+    let report = bench.rollback("latest");
+    assert!(report.restart_required);
+    assert!(!bench.state("state/openclaw.sqlite-wal").exists());
+    assert_eq!(text(&bench, SHARED, "SELECT group_concat(body) FROM notes"), "old");
+    assert_eq!(text(&bench, SHARED, "SELECT body FROM auth_profile_store"), "key of today");
+    let pulled = bench.pull("latest");
+    let elsewhere = rusqlite::Connection::open(pulled.join(SHARED)).unwrap();
+    let credentials: i64 =
+        elsewhere.query_row("SELECT count(*) FROM auth_profile_store", [], |row| row.get(0)).unwrap();
+    assert_eq!(credentials, 0);
+    // The safety snapshot has what was in the log.
+    bench.rollback(&report.safety_snapshot.unwrap());
+    assert_eq!(text(&bench, SHARED, "SELECT group_concat(body) FROM notes"), "new,in the log only");
+}
+
+#[test]
+fn a_database_that_somebody_has_open_is_not_replaced() {
+    let bench = Bench::default();
+    drop(sql(
+        &bench,
+        SHARED,
+        "PRAGMA journal_mode=WAL; CREATE TABLE notes(body TEXT); INSERT INTO notes VALUES ('old')",
+    ));
+    bench.push();
+    drop(sql(&bench, SHARED, "UPDATE notes SET body = 'new'"));
+    let path = bench.state(SHARED);
+    // Another process, as a gateway is: a lock of this process would not hold against itself.
+    let script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM notes').fetchall(); \
+                  print('open', flush=True); sys.stdin.read()";
+    let mut gateway = std::process::Command::new("python3")
+        .args(["-c", script])
+        .arg(&path)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Read::read_exact(gateway.stdout.as_mut().unwrap(), &mut [0; 4]).unwrap();
+    let error = bench.try_rollback("latest", &[], false).unwrap_err();
+    assert_eq!(code(&error), "LOCKED", "{error}");
+    assert!(!bench.state("b2-backup/rollback").exists());
+    gateway.kill().unwrap();
+    gateway.wait().unwrap();
+    assert_eq!(text(&bench, SHARED, "SELECT body FROM notes"), "new");
+    bench.rollback("latest");
+    assert_eq!(text(&bench, SHARED, "SELECT body FROM notes"), "old");
+}
+
+#[test]
+fn retention_keeps_the_newest_and_every_safety_snapshot() {
+    let bench = Bench::new(serde_json::json!({ "keepSnapshots": 2 }));
+    let mut trees = Vec::new();
+    for round in 0..5 {
+        bench.write("workspace/day.md", format!("day {round}"));
+        bench.write("workspace/noise.bin", noise(400_000, round));
+        trees.push(bench.tree());
+        bench.push();
+    }
+    let listed = bench.list();
+    assert_eq!(listed.len(), 2);
+    let report = bench.rollback(&listed[1]);
+    assert_same(&bench.tree(), &trees[3]);
+    assert_eq!(bench.list().len(), 3);
+    let packs = || {
+        walkdir::WalkDir::new(bench.repository().join("openclaw-backup/packs")).into_iter().count()
+            + walkdir::WalkDir::new(bench.repository().join("packs")).into_iter().count()
+    };
+    let before = packs();
+    let (first, second) = bench.prune_now();
+    assert!(first.condemned_packs > 0 && second.deleted_packs > 0 && packs() < before, "{first:?} {second:?}");
+    assert_eq!(second.freed_bytes > 1_000_000, true, "{second:?}");
+    assert!(bench.problems().is_empty());
+    assert_same(&tree(&bench.pull(&listed[0])), &trees[4]);
+    assert_same(&tree(&bench.pull(&listed[1])), &trees[3]);
+    assert_same(&tree(&bench.pull(&report.safety_snapshot.unwrap())), &trees[4]);
+}
+
+#[test]
+fn machines_do_not_age_out_each_others_snapshots() {
+    let bench = Bench::new(serde_json::json!({ "keepSnapshots": 1 }));
+    bench.write("workspace/a", "first machine");
+    bench.push();
+    let mut other = Bench::new(serde_json::json!({ "keepSnapshots": 1 }));
+    other.target = bench.other_machine("other");
+    for round in 0..3 {
+        other.write("workspace/a", format!("second machine, {round}"));
+        other.push();
+    }
+    assert_eq!(bench.list().len(), 2);
+}
+
+#[test]
+fn a_condemned_pack_that_a_snapshot_needs_after_all_is_taken_back_into_use() {
+    let bench = Bench::new(serde_json::json!({ "keepSnapshots": 1 }));
+    bench.write("workspace/noise.bin", noise(400_000, 1));
+    let first = bench.push().snapshot.unwrap();
+    let (kept_manifest, manifest) = {
+        let folder = walkdir::WalkDir::new(bench.repository()).into_iter().flatten();
+        let path = folder
+            .map(walkdir::DirEntry::into_path)
+            .find(|path| path.ends_with(format!("{first}/manifest.json")))
+            .unwrap();
+        (path.clone(), fs::read(path).unwrap())
+    };
+    let expected = bench.tree();
+    bench.write("workspace/noise.bin", noise(400_000, 2));
+    bench.push();
+    let grace = std::time::Duration::ZERO;
+    let operation = openclaw_b2_backup::commands::Operation::default();
+    let prune =
+        || bench.run(openclaw_b2_backup::commands::prune::prune_after(&bench.target, grace, &operation)).unwrap();
+    assert!(prune().condemned_packs > 0);
+    // A push that relied on the packs commits only now. (Here: the manifest of before comes back.)
+    fs::create_dir_all(kept_manifest.parent().unwrap()).unwrap();
+    fs::write(&kept_manifest, manifest).unwrap();
+    let mut keeping = Bench::default();
+    keeping.target = openclaw_b2_backup::config::Target { keep_snapshots: 9, ..bench.target.clone() };
+    for _ in 0..3 {
+        keeping.prune_now();
+    }
+    assert!(bench.problems().is_empty());
+    assert_same(&tree(&bench.pull(&first)), &expected);
+    assert!(matches!(expected["workspace/noise.bin"], Node::File { .. }));
+}
