@@ -32,7 +32,7 @@ type OnProgress = ThreadsafeFunction<Progress, Unknown<'static>, Progress, Statu
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Target {
-    /// The OpenClaw state directory, absolute.
+    /// The `OpenClaw` state directory, absolute.
     pub state_dir: String,
     /// B2 application key id, or S3 access key id. Not needed for a `file://` endpoint.
     pub key_id: Option<String>,
@@ -90,6 +90,7 @@ pub struct Retention {
 }
 
 /// How long to wait for what, in milliseconds.
+#[allow(clippy::struct_field_names)] // JavaScript has no durations: the names carry the unit
 #[napi(object)]
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -624,10 +625,10 @@ pub fn status<'env>(
         .start(env, async move |operation| commands::status::status(&target?, &operation).await)
 }
 
-/// Finds and checks the configuration without OpenClaw: its files, secrets and the environment. The result holds
+/// Finds and checks the configuration without `OpenClaw`: its files, secrets and the environment. The result holds
 /// secrets; it is for the functions above, not for showing.
 #[napi(catch_unwind)]
-pub fn resolve_target<'env>(env: &'env Env, options: Option<ResolveOptions>) -> napi::Result<PromiseRaw<'env, Target>> {
+pub fn resolve_target(env: &Env, options: Option<ResolveOptions>) -> napi::Result<PromiseRaw<'_, Target>> {
     let (config_path, state_dir, variables) =
         options.map_or((None, None, None), |options| (options.config_path, options.state_dir, options.env));
     let variables = variables.unwrap_or_else(|| {

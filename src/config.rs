@@ -56,7 +56,7 @@ pub enum Endpoint {
 /// A validated configuration together with the state directory it applies to.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// The OpenClaw state directory, absolute.
+    /// The `OpenClaw` state directory, absolute.
     pub state_dir: PathBuf,
     /// Access key id; `None` only for a directory.
     pub key_id: Option<String>,

@@ -117,7 +117,7 @@ fn plugin_fields(config: &Value, path: &Path) -> Result<Map<String, Value>> {
             value = inner;
         }
         // A file that does not exist was read as null.
-        if !value.is_object() && !(key.is_empty() && value.is_null()) {
+        if !(value.is_object() || key.is_empty() && value.is_null()) {
             let field = if name.is_empty() { "openclaw.json" } else { &name };
             return Err(Error::config(field, "expected an object with fields").at_path(path.display().to_string()));
         }
