@@ -86,9 +86,10 @@ impl Selector {
         let not_found = |problem: String| Error::new(Code::NotFound, problem);
         let none_yet = || {
             let error = not_found("there is no snapshot yet".into());
-            match snapshots.is_empty() {
-                true => error.advise("take one with push"),
-                false => error.advise("safety snapshots are selected by their id"),
+            if snapshots.is_empty() {
+                error.advise("take one with push")
+            } else {
+                error.advise("safety snapshots are selected by their id")
             }
         };
         match self {
