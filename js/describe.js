@@ -1,0 +1,110 @@
+// The results of the native functions in words: lines for standard output, and notes on what is not as it should be.
+// Whoever prints them makes them safe for a terminal with oneLine.
+
+import { count, duration, first, number, size, table } from "./text.js";
+
+/** @typedef {{ lines: string[], notes?: string[] }} Words */
+
+/** Lists for people end here; --json has everything. */
+const SHOWN = 20;
+
+/** @param {import("../index.js").PushResult} report @returns {Words} */
+export function push(report) {
+  const { snapshot, changedFiles, uploadedBytes, durationMs } = report;
+  const all = `${count(report.files, "file")}, ${size(report.bytes)}`;
+  const sent = `${number(changedFiles)} changed, ${size(uploadedBytes)} sent in ${duration(durationMs)}`;
+  const line = snapshot
+    ? `snapshot ${snapshot}: ${all}; ${sent}`
+    : `nothing has changed since the last snapshot (${all})`;
+  return {
+    lines: [line],
+    notes: [...missing(report.exceptions), ...report.warnings.map((text) => `warning: ${text}`)],
+  };
+}
+
+/** @param {import("../index.js").ListResult} report @returns {Words} */
+export function list({ snapshots, unreadable }) {
+  const rows = snapshots.map((snapshot) => {
+    const created = snapshot.createdAt.replace("T", " ").replace(/(\.\d+)?Z$/, "");
+    const complete = snapshot.complete ? "yes" : `no, ${number(snapshot.exceptions)} left out`;
+    const { id, kind, trigger, host, files, bytes } = snapshot;
+    return [id, created, kind, trigger, host, number(files), size(bytes), complete];
+  });
+  const head = ["ID", "CREATED (UTC)", "KIND", "TRIGGER", "HOST", "FILES", "SIZE", "COMPLETE"];
+  return {
+    lines: rows.length > 0 ? table([head, ...rows], ["FILES", "SIZE"]) : ["there is no snapshot yet"],
+    notes: unreadable.map(({ path, reason }) => `warning: snapshot ${path} cannot be read: ${reason}`),
+  };
+}
+
+/** @param {import("../index.js").PullResult} report @param {string} directory @returns {Words} */
+export function pull({ snapshot, files, bytes, exceptions }, directory) {
+  const written = `${count(files, "file")}, ${size(bytes)}`;
+  return { lines: [`wrote ${written}, of ${snapshot} to ${directory}`], notes: missing(exceptions) };
+}
+
+/** @param {import("../index.js").RollbackResult} plan @returns {Words} */
+export function plan({ snapshot, restored, deleted, unchanged, bytes }) {
+  const indented = (/** @type {string[]} */ paths) => first(paths, SHOWN).map((path) => `  ${path}`);
+  return {
+    lines: [
+      `rollback to ${snapshot}`,
+      `would restore ${count(restored.length, "path")} (${size(bytes)})`,
+      ...indented(restored),
+      `would delete ${count(deleted.length, "path")}`,
+      ...indented(deleted),
+      `would leave ${count(unchanged, "path")} unchanged`,
+    ],
+  };
+}
+
+/** @param {import("../index.js").RollbackResult} report @returns {Words} */
+export function rollback({ snapshot, safetySnapshot, restored, deleted, unchanged, bytes, restartRequired }) {
+  if (restored.length + deleted.length === 0) {
+    return { lines: [`the state already is as in ${snapshot}; nothing was changed`] };
+  }
+  const done = `${count(restored.length, "path")} restored (${size(bytes)}), ${number(deleted.length)} deleted`;
+  const lines = [`rolled back to ${snapshot}: ${done}, ${number(unchanged)} unchanged`];
+  if (safetySnapshot !== null) lines.push(`the state before is kept as ${safetySnapshot}`);
+  return { lines, notes: restartRequired ? ["a gateway that runs on this state must be restarted"] : [] };
+}
+
+/** @param {import("../index.js").DiffResult} report @returns {Words} */
+export function diff({ from, to, changes }) {
+  const width = "modified".length;
+  const total = `${count(changes.length, "difference")} from ${from} to ${to ?? "the live state"}`;
+  return { lines: [...changes.map(({ path, kind }) => `${kind.padEnd(width)}  ${path}`), total] };
+}
+
+/** @param {import("../index.js").VerifyResult} report @returns {Words} */
+export function verify({ snapshots, packs, chunks, readBytes, problems }) {
+  const checked = [count(snapshots, "snapshot"), count(packs, "pack"), count(chunks, "chunk")];
+  if (readBytes > 0) checked.push(`${size(readBytes)} read`);
+  return { lines: [...problems, `checked ${checked.join(", ")}`] };
+}
+
+/** @param {import("../index.js").PruneResult} report @returns {Words} */
+export function prune({ removedSnapshots, condemnedPacks, deletedPacks, freedBytes }) {
+  const removed = `${count(removedSnapshots.length, "snapshot")} removed`;
+  const packs = `${count(deletedPacks, "pack")} deleted (${size(freedBytes)}), ${number(condemnedPacks)} to be deleted later`;
+  return { lines: [`${removed}; ${packs}`, ...removedSnapshots.map((id) => `  ${id}`)] };
+}
+
+/** @param {import("../index.js").StatusResult} report @returns {Words} */
+export function status({ location, encrypted, snapshots, latest, storedBytes, objects, leftOut }) {
+  const rows = [
+    ["repository", location],
+    ["encrypted", encrypted ? "yes" : "no"],
+    ["stored", `${size(storedBytes)} in ${count(objects, "object")}`],
+    ["snapshots", number(snapshots)],
+    ["latest", latest ? `${latest.id} (${latest.trigger}, ${latest.host}, ${size(latest.bytes)})` : "none"],
+    ["left out", leftOut.join(", ") || "nothing"],
+  ];
+  return { lines: table(rows) };
+}
+
+/** @param {import("../index.js").SnapshotException[]} exceptions */
+function missing(exceptions) {
+  const lines = exceptions.map(({ path, reason }) => `not in the snapshot: ${path}: ${reason}`);
+  return first(lines, SHOWN);
+}

@@ -1,0 +1,142 @@
+// The verbs of the command line: the options of each, and the native function it calls.
+
+import path from "node:path";
+
+import * as describe from "./describe.js";
+import { confirm } from "./terminal.js";
+
+/** @typedef {import("./arguments.js").Option} Option */
+/** @typedef {import("./arguments.js").Values} Values */
+
+/**
+ * What a verb works with: the checked command line, what to call with it, and whom to ask.
+ * @typedef {{
+ *   io: import("./cli.js").Io, values: Values, names: string[], target: import("../index.js").Target,
+ *   abort: AbortController, onProgress: (progress: import("../index.js").Progress) => void, say: (lines: string[]) => void
+ * }} Call
+ */
+
+/**
+ * `names` is how many snapshots follow the verb, at least and at most; `asks` whether it has a question to the user;
+ * `problem` why its result is a failure.
+ * @typedef {{
+ *   about: string, options: Record<string, Option>, names?: [number, number], operands?: string,
+ *   asks?: (values: Values) => boolean, run: (call: Call) => Promise<any>,
+ *   describe: (report: any, values: Values) => describe.Words,
+ *   problem?: (report: any) => { code: string, message: string } | undefined
+ * }} Verb
+ */
+
+/** @type {Option} */
+const TRIGGER = {
+  type: "string",
+  value: "<name>",
+  about: "Why it is taken (default: manual)",
+  choices: ["schedule", "catch_up", "before_compaction", "gateway_stop", "manual"],
+};
+/** @type {Option} */
+const SNAPSHOT = { type: "string", value: "<snapshot>", required: true, about: "Id, start of one, latest, or a time" };
+/** @type {Option} */
+const TARGET = { type: "string", value: "<dir>", required: true, about: "Where to write: an empty or new directory" };
+/** @type {Option} */
+const PATHS = { type: "string", value: "<glob>", multiple: true, about: "Only these paths of the snapshot" };
+
+/** @type {Record<string, Verb>} */
+export const VERBS = {
+  push: {
+    about: "Take a snapshot, then apply retention",
+    options: { trigger: TRIGGER },
+    run: ({ io, target, values, abort, onProgress }) => {
+      return io.native.push(target, { trigger: values.trigger, signal: abort.signal }, onProgress);
+    },
+    describe: describe.push,
+  },
+
+  list: {
+    about: "List the snapshots, newest first",
+    options: {},
+    run: ({ io, target, abort, onProgress }) => io.native.list(target, { signal: abort.signal }, onProgress),
+    describe: describe.list,
+  },
+
+  pull: {
+    about: "Write a snapshot's files into a directory",
+    options: { snapshot: SNAPSHOT, target: TARGET, path: PATHS },
+    run: ({ io, target, values, abort, onProgress }) => {
+      const { snapshot, path: paths } = values;
+      const directory = path.resolve(values.target);
+      return io.native.pull(target, { snapshot, directory, paths, signal: abort.signal }, onProgress);
+    },
+    describe: (report, { target }) => describe.pull(report, path.resolve(target)),
+  },
+
+  rollback: {
+    about: "Make the state as it was in a snapshot, after a safety snapshot",
+    options: {
+      snapshot: SNAPSHOT,
+      path: PATHS,
+      plan: { type: "boolean", about: "Only say what would be done" },
+      yes: { type: "boolean", about: "Do it without asking" },
+    },
+    asks: ({ plan, yes }) => !plan && !yes,
+    run: rollback,
+    describe: (report, { plan }) => (plan ? describe.plan(report) : describe.rollback(report)),
+  },
+
+  diff: {
+    about: "Compare two snapshots, or one with the live state",
+    options: {},
+    names: [1, 2],
+    operands: "<snapshot> [<snapshot>]",
+    run: ({ io, target, names: [from, to], abort, onProgress }) => {
+      return io.native.diff(target, { from, to, signal: abort.signal }, onProgress);
+    },
+    describe: describe.diff,
+  },
+
+  verify: {
+    about: "Check that every snapshot can be restored",
+    options: { "read-data": { type: "boolean", about: "Also download and check every stored byte" } },
+    run: ({ io, target, values, abort, onProgress }) => {
+      return io.native.verify(target, { readData: values["read-data"], signal: abort.signal }, onProgress);
+    },
+    describe: describe.verify,
+    problem: ({ problems }) => {
+      if (problems.length === 0) return undefined;
+      return { code: "CORRUPT", message: `problems found in the repository: ${problems.length}` };
+    },
+  },
+
+  prune: {
+    about: "Apply retention, and free what no snapshot needs",
+    options: {},
+    run: ({ io, target, abort, onProgress }) => io.native.prune(target, { signal: abort.signal }, onProgress),
+    describe: describe.prune,
+  },
+
+  status: {
+    about: "Show where backups stand",
+    options: {},
+    run: ({ io, target, abort, onProgress }) => io.native.status(target, { signal: abort.signal }, onProgress),
+    describe: describe.status,
+  },
+};
+
+/** @param {Call} call */
+async function rollback({ io, target, values, abort, onProgress, say }) {
+  const { snapshot, path: paths, plan: planOnly, yes } = values;
+  const { signal } = abort;
+  if (planOnly || yes) return io.native.rollback(target, { snapshot, paths, planOnly, signal }, onProgress);
+  // An event that arrives late would be drawn over the question.
+  let planning = true;
+  const whilePlanning = (/** @type {import("../index.js").Progress} */ event) => planning && onProgress(event);
+  const plan = await io.native.rollback(target, { snapshot, paths, planOnly: true, signal }, whilePlanning);
+  planning = false;
+  if (plan.restored.length + plan.deleted.length === 0) return plan;
+  say(describe.plan(plan).lines);
+  if (!(await confirm(io, "Roll back? A safety snapshot is taken first.", abort))) {
+    throw Object.assign(new Error("nothing was changed"), { code: "CANCELLED" });
+  }
+  // By its id, because `10 minutes ago` is another time by now.
+  return io.native.rollback(target, { snapshot: plan.snapshot, paths, signal }, onProgress);
+}
