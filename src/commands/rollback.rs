@@ -69,11 +69,12 @@ pub async fn rollback(target: &Target, options: RollbackOptions, operation: &Ope
         swap.discard();
         return Err(error.in_snapshot(id.as_str()));
     }
-    let report = plan.report(id.to_string(), Some(safety.clone()));
+    let mut report = plan.report(id.to_string(), Some(safety.clone()));
     let signatures = std::mem::take(&mut upload.captured.signatures);
     let state_dir = target.state_dir.clone();
     let apply = move || plan.apply(&state_dir, swap, &safety, &signatures);
-    tokio::task::spawn_blocking(apply).await.map_err(|error| task_failed(&error))?.map_err(in_snapshot)?;
+    let warnings = tokio::task::spawn_blocking(apply).await.map_err(|error| task_failed(&error))?;
+    report.warnings.extend(warnings.map_err(in_snapshot)?);
     Ok(report)
 }
 
@@ -369,13 +370,23 @@ impl Plan {
     }
 
     /// Swaps what is staged for what is there, once nobody has a database open and nothing has changed since it was
-    /// saved. Blocks.
-    fn apply(&self, state_dir: &Path, swap: Swap, safety: &str, signatures: &HashMap<String, Vec<u8>>) -> Result<()> {
+    /// saved. Gives warnings. Blocks.
+    fn apply(
+        &self,
+        state_dir: &Path,
+        swap: Swap,
+        safety: &str,
+        signatures: &HashMap<String, Vec<u8>>,
+    ) -> Result<Vec<String>> {
         let steps = self.steps();
-        let ready = self.keep_own_rows(state_dir, &swap).and_then(|()| lock_databases(state_dir, &steps));
-        let ready = ready.and_then(|locks| self.check_unchanged(state_dir, signatures).map(|()| locks));
-        match ready {
-            Ok(_locks) => swap.apply(safety, steps),
+        let prepare = || {
+            let warnings = self.keep_own_rows(state_dir, &swap)?;
+            let locks = lock_databases(state_dir, &steps)?;
+            self.check_unchanged(state_dir, signatures)?;
+            Ok((warnings, locks))
+        };
+        match prepare() {
+            Ok((warnings, _locks)) => swap.apply(safety, steps).map(|()| warnings),
             Err(error) => {
                 swap.discard();
                 Err(error)
@@ -383,19 +394,23 @@ impl Plan {
         }
     }
 
-    fn keep_own_rows(&self, state_dir: &Path, swap: &Swap) -> Result<()> {
+    fn keep_own_rows(&self, state_dir: &Path, swap: &Swap) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
         for entry in self.stage.iter().filter(|entry| entry.kind == Kind::Database) {
             let (live, staged) = (state_dir.join(&entry.path), swap.staging().join(&entry.path));
             if !database::is_openclaws(&staged) {
                 continue;
             }
             database::check_integrity(&staged)?;
-            database::keep_rows_of_this_machine(&live, &staged)?;
+            if !database::keep_rows_of_this_machine(&live, &staged)? {
+                let problem = "was too damaged to give back this machine's credentials; log in again where needed";
+                warnings.push(format!("{} {problem}", entry.path));
+            }
             let set = fs::OpenOptions::new().write(true).open(&staged);
             set.and_then(|file| file.set_modified(time(entry.mtime)))
                 .map_err(|error| Error::io("set the time of", &staged, error))?;
         }
-        Ok(())
+        Ok(warnings)
     }
 
     fn check_unchanged(&self, state_dir: &Path, signatures: &HashMap<String, Vec<u8>>) -> Result<()> {

@@ -196,21 +196,50 @@ fn starts_with(column: &str, start: &str) -> String {
 }
 
 /// Gives a staged database, about to replace `live`, the rows that are this machine's own: its credentials, its
-/// identities, its record of installed plugins.
+/// identities, its record of installed plugins. `false` when the live database is too damaged to give them.
 ///
 /// # Errors
-/// `IO` naming the table when a row of this machine does not fit into the older database.
-pub fn keep_rows_of_this_machine(live: &Path, staged: &Path) -> Result<()> {
+/// `IO` when the staged database does not take them.
+pub fn keep_rows_of_this_machine(live: &Path, staged: &Path) -> Result<bool> {
     if !is_openclaws(live) || !live.is_file() {
-        return Ok(());
+        return Ok(true);
     }
-    let failed = failed("keep this machine's credentials in", staged);
     // The live file is read through a copy, so that no connection to it outlives this call and holds a lock.
     let own = staged.with_extension("own");
-    vacuum_into(live, &own)?;
-    let kept = copy_own_rows(&own, staged);
-    std::fs::remove_file(&own).map_err(|error| Error::io("remove", &own, error))?;
-    kept.map_err(failed)
+    let copied = match vacuum_into(live, &own) {
+        // What is left of a damaged database may still give its small tables.
+        Err(error) if error.code() != Code::Locked => copy_files(live, &own),
+        result => result,
+    };
+    let kept = match copied {
+        Ok(()) => copy_own_rows(&own, staged),
+        Err(error) => return Err(error),
+    };
+    for file in [own.clone()].into_iter().chain(side_files(&own)).filter(|file| file.exists()) {
+        std::fs::remove_file(&file).map_err(|error| Error::io("remove", &file, error))?;
+    }
+    match kept {
+        Ok(()) => Ok(true),
+        Err(error) if is_damage(&error) => Ok(false),
+        Err(error) => Err(failed("keep this machine's credentials in", staged)(error)),
+    }
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+}
+
+/// Copies a database with its write-ahead log as they lie there.
+fn copy_files(live: &Path, copy: &Path) -> Result<()> {
+    let [log, ..] = side_files(live);
+    let [copied_log, ..] = side_files(copy);
+    for (from, to) in [(live, copy), (&log, &copied_log)] {
+        if from.is_file() {
+            std::fs::copy(from, to).map_err(|error| Error::io("copy", from, error))?;
+        }
+    }
+    Ok(())
 }
 
 fn copy_own_rows(own: &Path, staged: &Path) -> rusqlite::Result<()> {
