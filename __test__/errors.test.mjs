@@ -252,14 +252,15 @@ test("a target that cannot be written to is IO", async (t) => {
   await refused("push", repository, [], "IO");
 });
 
-test("a flipped byte in a pack is CORRUPT, never a wrong file", async () => {
+test("flipped bytes in packs are CORRUPT, never a wrong file", async () => {
   const { directory, config, snapshot } = await repositoryWithSnapshot();
   const packs = filesOf(readTree(directory)).filter((file) => file.includes("packs/"));
   assert.ok(packs.length > 0);
   for (const pack of packs) {
     const file = path.join(directory, pack);
     const bytes = readFileSync(file);
-    bytes[Math.floor(bytes.length / 2)] ^= 1;
+    // In every frame: which one a file needs is not this test's business.
+    for (let at = 60; at < bytes.length; at += 50) bytes[at] ^= 1;
     chmodSync(file, 0o600);
     writeFileSync(file, bytes);
   }
