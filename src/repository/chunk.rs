@@ -110,6 +110,7 @@ impl Chunker {
 
 #[cfg(test)]
 mod tests {
+    use super::super::id::MasterKeyId;
     use super::super::seal::MasterKey;
     use super::*;
     use proptest::prelude::*;
@@ -129,6 +130,32 @@ mod tests {
         let mut bytes = vec![0; length];
         blake3::Hasher::new().finalize_xof().fill(&mut bytes);
         bytes
+    }
+
+    /// Computed by the second implementation in Python that `docs/format.md` describes. Other answers would still be read
+    /// by everybody, but would share no chunk with what is stored.
+    #[test]
+    fn boundaries_are_the_known_answers() {
+        let lengths = |key: &MasterKey, content: &[u8], sizes| {
+            let mut lengths = Vec::new();
+            Chunker::new(key.gear())
+                .split(&mut &*content, sizes, &mut Vec::new(), |chunk| {
+                    lengths.push(chunk.len());
+                    Ok::<_, io::Error>(())
+                })
+                .unwrap();
+            lengths
+        };
+        let key = MasterKey::from_parts(MasterKeyId([0x11; 16]), [0x22; 32]);
+        let known = [6407, 16457, 8333, 3941, 15796, 11369, 3595, 9749, 9434, 10292, 4628];
+        assert_eq!(lengths(&MasterKey::plain(), &noise(100_001), ChunkSizes::SMALL), known);
+        let known = [9158, 14422, 16024, 9476, 10232, 2457, 10241, 8967, 5174, 8194, 4955, 701];
+        assert_eq!(lengths(&key, &noise(100_001), ChunkSizes::SMALL), known);
+        assert_eq!(lengths(&key, &[0; 150_001], ChunkSizes::SMALL), [65536, 65536, 18929]);
+        let known = [86151, 50742, 111_224, 49428, 34600, 74592];
+        assert_eq!(lengths(&key, &noise(4_000_001), ChunkSizes::MEDIUM)[..6], known);
+        let known = [136_893, 526_269, 609_285, 300_884, 787_130, 327_375, 276_716, 788_199, 247_250];
+        assert_eq!(lengths(&key, &noise(4_000_001), ChunkSizes::LARGE), known);
     }
 
     #[test]

@@ -303,7 +303,7 @@ mod bytes16 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::id::MasterKeyId;
+    use super::super::id::{MasterKeyId, hex, unhex};
     use super::*;
     use proptest::prelude::*;
 
@@ -338,6 +338,34 @@ mod tests {
 
     fn condemned(packs: &[PackEntry]) -> IndexObject {
         IndexObject { live: vec![], condemned: packs.to_vec() }
+    }
+
+    /// Computed by the second implementation in Python that `docs/format.md` describes.
+    #[test]
+    fn an_index_object_has_the_known_bytes() {
+        let key = MasterKey::from_parts(MasterKeyId([0x11; 16]), [0x22; 32]);
+        let chunks = [(key.chunk_hasher().id(b"attack"), 6), (key.chunk_hasher().id(b" at dawn"), 8)];
+        let header = Header { role: Role::Pack, master_key: key.id, salt: [0x33; 32] };
+        let pack = PackEntry {
+            id: PackId([0xab; 16]),
+            size: 123,
+            frames: vec![FrameEntry::new(60, 43, &chunks)],
+            header: header.to_bytes().to_vec(),
+        };
+        let object = IndexObject { live: vec![pack], condemned: vec![] };
+        let known = "82818450abababababababababababababababab187b8184183c182b8206085820f6c8eb8edd5efaa58ba6b080af365b\
+                     183ff1c3a721ca7f2e1aa55bcbd2d952e758384f42324201010100111111111111111111111111111111113333333333\
+                     33333333333333333333333333333333333333333333333333333380";
+        assert_eq!(hex(&minicbor::to_vec(&object).unwrap()), known);
+        let stored: [u8; 154] = unhex(
+            "4f4232420102010011111111111111111111111111111111333333333333333333333333333333333333333333333333\
+             33333333333333332037b296f0c8fe13ee2282793a4985cb2ca00886b91bd2e9e15a2748d71f128682a0e1ef7af6925e\
+             b2e0e04d27124897f916ff65db5018764665f30dac65841ddbc54c5ceba97664ebb05af403860fffdb98488314189a0b\
+             e5825f23703319739f40",
+        )
+        .unwrap();
+        let opened = open_index(IndexId([0xcd; 16]), &stored, |_, _| Ok(&key)).unwrap();
+        assert_eq!(IndexObject::from_compressed(&opened, "index/x").unwrap(), object);
     }
 
     #[test]

@@ -209,6 +209,32 @@ mod tests {
         }
     }
 
+    /// Sealed by the second implementation in Python that `docs/format.md` describes.
+    #[test]
+    fn a_known_manifest_is_read() {
+        let key = MasterKey::from_parts(MasterKeyId([0x11; 16]), [0x22; 32]);
+        let sealed = "c6D+GbXVx3SKl/XZge/nUAbtpDKTCvv7N2wfKsfZ4F08U40ghV8YzEY9v3FYSMt2ZBVYe5s/3EGvmwgyKl7UO/eSLGfImENF\
+                      7QBs1DY7+sGY8ibsOCDLOXi8smxUdaRsm23rx99vq6VgSj2bmkrQR9/Gvo3rXvcIpxdetwJFQQS8eYlFfmHhvw52NiRA7vwl\
+                      7uzSlREg3IwfudZWNnyNPFNf4300Iz078SE3d9s9omZzLT5GG8v6r3VvvUOky230aibnWise7qsS8rnYedswIKkVwxypDccE\
+                      nCnfdT8XtR0Bk+fUanoEA8CgSyBz+iJmHhchTxyS8Br/peKJsph5kkJJNLNJH734zdH9aHiF/pYZ7QA=";
+        let manifest = serde_json::json!({
+            "format": 1, "snapshot": id().as_str(), "createdAt": "2026-02-19T00:00:00.25Z",
+            "masterKey": "11".repeat(16), "salt": "33".repeat(32), "sealed": sealed,
+        });
+        let read = Summary::from_manifest(&id(), manifest.to_string().as_bytes(), |_, _| Ok(&key)).unwrap();
+        let expected = Summary {
+            created_at: "2026-02-19T00:00:00.25Z".parse().unwrap(),
+            trigger: Trigger::Manual,
+            files: 1,
+            bytes: 14,
+            exceptions: 0,
+            first_exceptions: Vec::new(),
+            tree: Root { depth: 0, chunks: vec![key.chunk_hasher().id(b"attack")] },
+            ..summary()
+        };
+        assert_eq!(read, expected);
+    }
+
     #[test]
     fn another_time_in_the_header_is_found_out() {
         let key = MasterKey::from_parts(MasterKeyId([1; 16]), [2; 32]);

@@ -312,7 +312,7 @@ impl OpenFrame {
 
 #[cfg(test)]
 mod tests {
-    use super::super::id::MasterKeyId;
+    use super::super::id::{MasterKeyId, hex};
     use super::*;
     use proptest::prelude::*;
 
@@ -379,6 +379,30 @@ mod tests {
         fn arbitrary_frame_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = OpenFrame::parse(bytes.clone());
             let _ = decompress(&bytes, 1 << 20);
+        }
+    }
+
+    /// Computed by the second implementation in Python that `docs/format.md` describes.
+    #[test]
+    fn a_pack_has_the_known_bytes() {
+        let key = MasterKey::from_parts(MasterKeyId([0x11; 16]), [0x22; 32]);
+        let sealed = "f16a524eca9fa53d6fb3b46e7f7614f06bdfe0f095be6e54eb935794764459b134bf8ea5ff4d43ea2f6609\
+                      100000006b44aff115d1019947e7e42909ecfcd4";
+        let plain = "0002000000060000000800000061747461636b206174206461776eecf9f189e3cfbb5729e3ddd248db6b5f\
+                     10000000727fc430dfc32d65145225d427527c6c";
+        for (key, salt, known) in [(key, 0x33, sealed), (MasterKey::plain(), 0, plain)] {
+            let id = PackId([0xab; 16]);
+            let header = Header { role: Role::Pack, master_key: key.id, salt: [salt; 32] };
+            let bytes = header.to_bytes().to_vec();
+            let sealer = Sealer::with_header(&key, header, &pack_key(id));
+            let mut pack = PackBuilder { id, sealer, bytes, frames: Vec::new() };
+            let mut frame = FrameBuilder::default();
+            for chunk in [&b"attack"[..], b" at dawn"] {
+                frame.add(key.chunk_hasher().id(chunk), chunk);
+            }
+            pack.append(frame.finish(&mut Compressor::new().unwrap()).unwrap());
+            let (_, bytes) = pack.finish();
+            assert_eq!(hex(&bytes[HEADER_LENGTH..]), ["2b000000", known].concat());
         }
     }
 

@@ -324,6 +324,9 @@ mod tests {
         let mut part = b"attack at dawn".to_vec();
         known_sealer(&MasterKey::plain()).seal(7, true, &mut part);
         assert_eq!(hex(&part), "61747461636b206174206461776ee598aa5c60184672372945f895bc166e");
+        let header = known_sealer(&key).header().to_bytes();
+        let start = ["4f42324201010100", &"11".repeat(16)].concat();
+        assert_eq!(hex(&header), [start, "33".repeat(32)].concat());
     }
 
     #[test]

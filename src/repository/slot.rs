@@ -192,6 +192,13 @@ mod tests {
         (id, slot, key)
     }
 
+    /// Computed by the second implementation in Python that `docs/format.md` describes.
+    #[test]
+    fn wrapping_gives_the_known_answer() {
+        let (_, slot, _) = quick_slot("correct horse");
+        assert_eq!(slot.wrapped, "u3PpqdY/y/UElv9ke2Q6xPNPsWkIDtZcwaS52o8lpYGj+/Filj5hj2M3QeUYxZg8");
+    }
+
     #[test]
     fn a_slot_opens_with_its_secret_and_no_other() {
         let (id, slot, key) = quick_slot("correct horse");

@@ -249,8 +249,11 @@ mod hex_ids {
 
 #[cfg(test)]
 mod tests {
+    use super::super::id::{MasterKeyId, hex};
+    use super::super::seal::MasterKey;
     use super::*;
     use proptest::prelude::*;
+    use sha2::Digest;
 
     fn content(size: u64, chunks: u8) -> Content {
         Content { size, sha256: [1; 32], chunks: (0..chunks).map(|n| ChunkId([n; 16])).collect() }
@@ -268,6 +271,27 @@ mod tests {
         let mut stream = Vec::new();
         entries.iter().for_each(|entry| entry.write(&mut stream));
         assert_eq!(Entries::new(&stream).collect::<Result<Vec<_>>>().unwrap(), entries);
+    }
+
+    /// Computed by the second implementation in Python that `docs/format.md` describes.
+    #[test]
+    fn entries_have_the_known_bytes() {
+        let key = MasterKey::from_parts(MasterKeyId([0x11; 16]), [0x22; 32]);
+        let content = Content {
+            size: 14,
+            sha256: sha2::Sha256::digest(b"attack at dawn").into(),
+            chunks: [&b"attack"[..], b" at dawn"].map(|chunk| key.chunk_hasher().id(chunk)).to_vec(),
+        };
+        let note = Entry::new("note.md", Kind::File, 0o644, 1_700_000_000_123_456_789).with_content(content);
+        let mut stream = Vec::new();
+        note.write(&mut stream);
+        let known = "a800676e6f74652e6d640100020e031901a4041b17979cfe3d85cd15055820d502810c71aeb17e5ea1cbf930b46b87bb\
+                     645a75df45f500230d061992aeb90a065820f6c8eb8edd5efaa58ba6b080af365b183ff1c3a721ca7f2e1aa55bcbd2d9\
+                     52e70760";
+        assert_eq!(hex(&stream), known);
+        stream.clear();
+        Entry::new("old", Kind::Symlink, 0o777, -1).with_target("note.md").write(&mut stream);
+        assert_eq!(hex(&stream), "a800636f6c6401020200031901ff04200540064007676e6f74652e6d64");
     }
 
     #[test]
