@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::id::{MasterKeyId, SlotId, random};
-use super::seal::{Header, MasterKey, Role, Sealer};
+use super::seal::{Header, MasterKey, Role, Sealer, TAG_LENGTH};
 use crate::config::Secret;
 use crate::error::{Error, Result};
 
@@ -129,7 +129,17 @@ impl Slot {
         {
             return Err(Error::corrupt(&key, "its scrypt parameters are out of bounds"));
         }
-        Ok(slot)
+        // Everything is looked at here, so that a slot either is damaged as a whole, and passed over, or can be tried.
+        if slot.master_key().is_ok_and(|master| master != MasterKeyId::NONE) && slot.salt_and_wrapped().is_some() {
+            Ok(slot)
+        } else {
+            Err(Error::corrupt(&key, "its fields are not what they must be"))
+        }
+    }
+
+    fn salt_and_wrapped(&self) -> Option<([u8; 32], [u8; 32 + TAG_LENGTH])> {
+        let salt = BASE64.decode(&self.kdf.salt).ok()?.try_into().ok()?;
+        Some((salt, BASE64.decode(&self.wrapped).ok()?.try_into().ok()?))
     }
 
     /// The stored bytes.
@@ -157,13 +167,12 @@ impl Slot {
     /// `CORRUPT` when the slot's fields make no sense.
     pub fn unwrap(&self, secret: &Secret) -> Result<Option<MasterKey>> {
         let id: SlotId = self.id.parse()?;
-        let damaged = || Error::corrupt(&slot_key(id), "its fields are no base64");
-        let salt: [u8; 32] =
-            BASE64.decode(&self.kdf.salt).ok().and_then(|salt| salt.try_into().ok()).ok_or_else(damaged)?;
-        let wrapped = BASE64.decode(&self.wrapped).map_err(|_| damaged())?;
+        let damaged = || Error::corrupt(&slot_key(id), "its fields are not what they must be");
+        let (salt, wrapped) = self.salt_and_wrapped().ok_or_else(damaged)?;
+        let master = self.master_key()?;
         let opened = self.sealer(secret, &salt, id)?.open(0, true, &wrapped).map(Zeroizing::new);
         let secret = opened.and_then(|bytes| <[u8; 32]>::try_from(bytes.as_slice()).ok());
-        Ok(secret.map(|secret| MasterKey::from_parts(self.master_key().unwrap_or(MasterKeyId::NONE), secret)))
+        Ok(secret.map(|secret| MasterKey::from_parts(master, secret)))
     }
 
     /// Binds the wrapped key to the slot's own id, its kind and the key that it names.
@@ -219,6 +228,25 @@ mod tests {
         assert!(swap("passphrase", "application-key").unwrap().is_none());
         assert!(swap(&MasterKeyId([1; 16]).to_string(), &MasterKeyId([9; 16]).to_string()).unwrap().is_none());
         assert!(swap(&id.to_string(), &SlotId([9; 16]).to_string()).is_err());
+    }
+
+    /// Such a slot used to pass for a sound one until it was tried, and then kept all others from being tried.
+    #[test]
+    fn a_slot_whose_fields_make_no_sense_is_damaged_as_a_whole() {
+        let (id, slot, _) = quick_slot("s");
+        let changes: [fn(&mut Slot); 6] = [
+            |slot| slot.master_key.insert(0, 'x'),
+            |slot| slot.master_key = MasterKeyId::NONE.to_string(),
+            |slot| slot.kdf.salt.insert(0, '!'),
+            |slot| slot.kdf.salt = BASE64.encode([4; 31]),
+            |slot| slot.wrapped.insert(0, '!'),
+            |slot| slot.wrapped = BASE64.encode([0; 49]),
+        ];
+        for (number, change) in changes.into_iter().enumerate() {
+            let mut slot = slot.clone();
+            change(&mut slot);
+            assert!(Slot::parse(&slot.to_bytes(), id).is_err(), "change {number}");
+        }
     }
 
     #[test]
