@@ -74,6 +74,12 @@ impl Contents {
         self.snapshots.iter().any(|(known, _)| known.as_str() == id)
     }
 
+    /// Whether anything is there that was sealed with a key, or could have been.
+    #[must_use]
+    pub fn holds_something(&self) -> bool {
+        !(self.snapshots.is_empty() && self.packs.is_empty() && self.indexes.is_empty())
+    }
+
     /// How long ago, at least, the object was finished, by the store's clock.
     #[must_use]
     pub fn age(&self, object: &ObjectMeta) -> std::time::Duration {

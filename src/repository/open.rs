@@ -92,15 +92,16 @@ impl Repository {
         if self.contents.slots.is_empty() {
             return match if_missing {
                 IfMissing::Create if !opened.is_empty() => self.put_slots_back(&remembered, opened).await,
+                // A new key among what was sealed with another one, or not at all, would open nothing, and would keep
+                // both this program and a machine that still remembers the slots from reading it.
+                _ if self.contents.holds_something() => {
+                    Err(Error::config("encrypt", "is true, but no key slot is left in this repository")
+                        .advise("if it was never encrypted, choose another prefix, or `encrypt: false` to read it; \
+                                 if it was, the objects below keys/ are lost: push from a machine that has pushed before"))
+                }
                 IfMissing::Create => self.create(&secrets).await,
-                IfMissing::ReadAsEmpty if self.contents.snapshots.is_empty() => {
-                    // Nothing can be read with it, and nothing is there to be read.
-                    Ok(Keyring::single(MasterKey::generate()?))
-                }
-                IfMissing::ReadAsEmpty => {
-                    Err(Error::config("encrypt", "is true, but this repository is not encrypted")
-                        .advise("set `encrypt: false` to read it"))
-                }
+                // Nothing can be read with it, and nothing is there to be read.
+                IfMissing::ReadAsEmpty => Ok(Keyring::single(MasterKey::generate()?)),
             };
         }
         let mut slots = Vec::new();
@@ -303,4 +304,55 @@ fn open_remembered_slots(
 #[must_use]
 pub fn task_failed(error: &tokio::task::JoinError) -> Error {
     Error::new(Code::Io, format!("internal error: {error}")).advise("please report this")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::json;
+
+    use super::super::slot::SlotKind;
+    use super::*;
+    use crate::config::Secret;
+
+    async fn open(root: &Path, encrypt: bool, if_missing: IfMissing) -> Result<Repository> {
+        let config = json!({
+            "endpoint": format!("file://{}", root.display()), "stateDir": "/nowhere", "applicationKey": "key", "encrypt": encrypt,
+        });
+        Repository::open(&Target::from_json(&config)?, None, if_missing, &Operation::default()).await
+    }
+
+    /// A push with `encrypt` switched on used to put a key slot beside plain snapshots: from then on they could be read
+    /// neither with the switch on nor off. It did the same where slots had been deleted.
+    #[tokio::test]
+    async fn no_key_is_made_where_something_is_stored_without_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = open(folder.path(), false, IfMissing::Create).await.unwrap();
+        plain.put_index(&IndexObject::default()).await.unwrap();
+        for if_missing in [IfMissing::Create, IfMissing::ReadAsEmpty] {
+            assert_eq!(open(folder.path(), true, if_missing).await.unwrap_err().code(), Code::Config);
+        }
+        assert!(!folder.path().join("keys").exists());
+        open(folder.path(), false, IfMissing::ReadAsEmpty).await.unwrap().load_index().await.unwrap();
+    }
+
+    /// Its id and parameters were looked at when it was read, its other fields only when it was tried; and then the error
+    /// was that of the whole repository.
+    #[tokio::test]
+    async fn one_damaged_slot_does_not_close_a_repository_that_another_opens() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = open(folder.path(), true, IfMissing::Create).await.unwrap().keyring.writing().clone();
+        let (sound, slot) = Slot::wrap(&key, SlotKind::ApplicationKey, &Secret::new("key")).unwrap();
+        let text = String::from_utf8(slot.to_bytes()).unwrap();
+        let damaged = folder.path().join(slot_key(SlotId([0; 16])));
+        for (from, to) in [("\"masterKey\": \"", "\"masterKey\": \"x"), ("\"wrapped\": \"", "\"wrapped\": \"!")] {
+            let text = text.replace(&sound.to_string(), &SlotId([0; 16]).to_string()).replace(from, to);
+            std::fs::write(&damaged, text).unwrap();
+            // Older than the sound one, so that it is looked at first.
+            std::fs::File::options().write(true).open(&damaged).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+            let opened = open(folder.path(), true, IfMissing::ReadAsEmpty).await.unwrap();
+            assert_eq!(opened.keyring.writing().id, key.id);
+        }
+    }
 }
