@@ -1,6 +1,6 @@
 """A second reader of the stored format, written from docs/format.md alone: it shares no code with the product.
 
-    second_reader.py DIRECTORY (--application-key-env NAME | --passphrase-env NAME | --plain)
+    second_reader.py DIRECTORY (--application-key-env NAME | --passphrase-env NAME | --key-file FILE | --plain)
                      [--snapshot ID|latest] (--list | --hashes | --extract DIR)
 
 DIRECTORY is a `file://` repository. Secrets come from environment variables, so that none is in a process list. Prints one
@@ -292,12 +292,23 @@ def extract(repository, entries, folder):
             os.utime(os.path.join(folder, entry["path"]), ns=(entry["mtime"], entry["mtime"]))
 
 
+def secret_of(options):
+    """The kind of slot to try, and the secret; two times None for an unencrypted repository."""
+    if options.key_file:
+        with open(options.key_file, "rb") as file:
+            return "key-file", base64.b64encode(file.read())
+    if options.application_key_env:
+        return "application-key", os.environ[options.application_key_env].encode()
+    return ("passphrase", os.environ[options.passphrase_env].encode()) if options.passphrase_env else (None, None)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("directory")
     secret = parser.add_mutually_exclusive_group(required=True)
     secret.add_argument("--application-key-env", metavar="NAME")
     secret.add_argument("--passphrase-env", metavar="NAME")
+    secret.add_argument("--key-file", metavar="FILE")
     secret.add_argument("--plain", action="store_true")
     parser.add_argument("--snapshot", default="latest")
     action = parser.add_mutually_exclusive_group(required=True)
@@ -305,9 +316,7 @@ def main():
     action.add_argument("--hashes", action="store_true")
     action.add_argument("--extract", metavar="DIR")
     options = parser.parse_args()
-    variable = options.application_key_env or options.passphrase_env
-    kind = None if options.plain else "application-key" if options.application_key_env else "passphrase"
-    repository = Repository(options.directory, kind, variable and os.environ[variable].encode())
+    repository = Repository(options.directory, *secret_of(options))
     snapshots = repository.snapshots()
     if options.list:
         return {"snapshots": [{"id": snapshot, **repository.summary(snapshot)} for snapshot in snapshots]}
