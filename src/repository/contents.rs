@@ -86,3 +86,51 @@ impl Contents {
         self.newest.duration_since(object.modified).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::super::{index::index_key, pack::pack_key, slot::slot_key};
+    use super::*;
+
+    fn contents(keys: impl IntoIterator<Item = String>) -> Contents {
+        let object =
+            |(age, key)| ObjectMeta { key, size: 1, modified: SystemTime::UNIX_EPOCH + Duration::from_secs(age) };
+        Contents::new(Listing { objects: (0..).zip(keys).map(object).collect() })
+    }
+
+    #[test]
+    fn slots_are_in_the_order_of_their_making_and_snapshots_in_that_of_their_times() {
+        let slots = [SlotId([2; 16]), SlotId([1; 16])];
+        let snapshots =
+            ["safety-2026-02-20T00-00-00Z-00000000", "2026-02-21T00-00-00Z-00000000", "2026-02-19T00-00-00Z-00000000"];
+        let manifests = snapshots.map(|id| format!("{id}/manifest.json"));
+        let contents = contents(slots.map(slot_key).into_iter().chain(manifests));
+        assert_eq!(contents.slots.iter().map(|(id, _)| *id).collect::<Vec<_>>(), slots);
+        let order: Vec<_> = contents.snapshots.iter().map(|(id, _)| id.as_str()).collect();
+        assert_eq!(order, [snapshots[2], snapshots[0], snapshots[1]]);
+    }
+
+    proptest! {
+        /// Whatever is counted has the key that this program would give it: nothing is ever deleted under another one.
+        #[test]
+        fn a_name_is_known_by_its_own_key_alone(
+            keys in prop::collection::vec(prop_oneof![
+                "(keys|packs|index|packs/0[01]|packs/0|packs/é)/0[01]0{29,30}(\\.json|/)?",
+                "(safety-)?(20|é)26-02-1[0-9]T00-00-00Z-0000000[0-9A]/(manifest\\.json)?",
+                "\\PC{0,30}",
+            ], 0..20),
+        ) {
+            let known = contents(keys.iter().cloned());
+            let names: Vec<String> = (known.slots.iter().map(|(id, _)| slot_key(*id)))
+                .chain(known.indexes.keys().map(|id| index_key(*id)))
+                .chain(known.packs.keys().map(|id| pack_key(*id)))
+                .chain(known.snapshots.iter().map(|(id, _)| id.manifest_key()))
+                .collect();
+            prop_assert!(names.iter().all(|name| keys.contains(name)));
+        }
+    }
+}

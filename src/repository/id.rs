@@ -198,6 +198,7 @@ impl FromStr for SnapshotId {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_generated_snapshot_id_parses_and_knows_its_kind() {
@@ -215,6 +216,27 @@ mod tests {
             ["", "latest", "2026-02-19T00-00-00Z", "2026-02-19T00-00-00Z-7F3A91C2", "../../etc/passwd-00-00-00Z"]
         {
             assert!(text.parse::<SnapshotId>().is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_id_is_one_spelling_and_nothing_else_is_an_id(bytes in any::<[u8; 16]>(), text in "\\PC{0,40}|[0-9a-fA-F]{30,34}") {
+            prop_assert_eq!(ChunkId(bytes).to_string().parse::<ChunkId>().unwrap(), ChunkId(bytes));
+            if let Ok(id) = text.parse::<ChunkId>() {
+                prop_assert_eq!(id.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn a_snapshot_id_is_taken_as_it_is_or_not_at_all(
+            text in "(safety-){0,2}[0-9é]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]-[0-6][0-9]-[0-6][0-9]Z-[0-9a-g]{7,9}|\\PC{0,40}",
+        ) {
+            if let Ok(id) = text.parse::<SnapshotId>() {
+                prop_assert_eq!(id.as_str(), &text);
+                prop_assert_eq!(id.order().len(), 29);
+                prop_assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'));
+            }
         }
     }
 }

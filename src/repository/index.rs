@@ -404,5 +404,35 @@ mod tests {
             let key = MasterKey::plain();
             let _ = open_index(IndexId([0; 16]), &bytes, |_, _| Ok(&key));
         }
+
+        #[test]
+        fn what_an_index_may_say_lies_within_its_packs(
+            size in prop_oneof![0u64..2000, any::<u64>()],
+            offset in prop_oneof![0u64..2000, any::<u64>()],
+            length in prop_oneof![0u32..2000, any::<u32>()],
+            chunk_lengths in proptest::collection::vec(prop_oneof![0u32..2000, any::<u32>()], 0..4),
+            chunk_ids in proptest::collection::vec(any::<u8>(), 0..65),
+            whole in any::<bool>(),
+        ) {
+            let chunk_ids = if whole { vec![7; 16 * chunk_lengths.len()] } else { chunk_ids };
+            let frame = FrameEntry { offset, length, chunk_lengths, chunk_ids };
+            let pack = PackEntry { id: PackId([1; 16]), size, frames: vec![frame], header: Vec::new() };
+            let object = IndexObject { live: vec![], condemned: vec![pack] };
+            if let Ok(read) = IndexObject::from_compressed(&object.to_compressed().unwrap(), "index/x") {
+                prop_assert_eq!(&read, &object);
+                let frame = &read.condemned[0].frames[0];
+                prop_assert!(frame.offset + u64::from(frame.length) <= size && size <= MAX_PACK);
+                prop_assert_eq!(frame.chunk_ids().len(), frame.chunks().count());
+            }
+        }
+
+        #[test]
+        fn a_changed_byte_of_an_opened_index_never_panics(at in any::<proptest::sample::Index>(), byte in any::<u8>()) {
+            let object = IndexObject { live: vec![pack(1, &[1, 2])], condemned: vec![pack(2, &[3])] };
+            let mut plain = minicbor::to_vec(&object).unwrap();
+            let at = at.index(plain.len());
+            plain[at] = byte;
+            let _ = IndexObject::from_compressed(&pack::compress(&plain).unwrap(), "index/x");
+        }
     }
 }

@@ -258,6 +258,17 @@ mod tests {
         }
 
         #[test]
+        fn a_changed_byte_of_a_plain_one_stays_within_bounds(at in any::<proptest::sample::Index>(), byte in any::<u8>()) {
+            let key = MasterKey::plain();
+            let mut bytes = summary().to_manifest(&id(), &key).unwrap();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            if let Ok(read) = Summary::from_manifest(&id(), &bytes, |_, _| Ok(&key)) {
+                prop_assert!(read.tree.chunks.len() <= ROOT_CHUNKS && read.tree.depth <= MAX_DEPTH);
+            }
+        }
+
+        #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let key = MasterKey::plain();
             let _ = Summary::from_manifest(&id(), &bytes, |_, _| Ok(&key));

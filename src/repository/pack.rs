@@ -363,11 +363,17 @@ mod tests {
         }
 
         #[test]
-        fn a_changed_or_cut_pack_is_found_out(at in any::<proptest::sample::Index>(), bit in 0u8..8, cut in any::<bool>()) {
+        fn a_changed_or_cut_or_longer_pack_is_found_out(
+            at in any::<proptest::sample::Index>(), bit in 0u8..8, change in 0..3,
+        ) {
             let key = key();
             let (entry, mut bytes) = pack_of(&key, &[vec![b"one".to_vec(), b"two".to_vec()], vec![b"three".to_vec()]]);
             let at = at.index(bytes.len());
-            if cut { bytes.truncate(at) } else { bytes[at] ^= 1 << bit }
+            match change {
+                0 => bytes.truncate(at),
+                1 => bytes.extend_from_within(at..),
+                _ => bytes[at] ^= 1 << bit,
+            }
             let read = PackOpener::new(entry.id, &bytes, |header, name| {
                 if header.master_key == key.id { Ok(&key) } else { Err(Error::corrupt(name, "unknown key")) }
             })
@@ -380,17 +386,54 @@ mod tests {
             let _ = OpenFrame::parse(bytes.clone());
             let _ = decompress(&bytes, 1 << 20);
         }
+
+        #[test]
+        fn a_frame_that_was_sealed_may_hold_anything(
+            lengths in proptest::collection::vec(prop_oneof![0u32..20, any::<u32>()], 0..6),
+            content in proptest::collection::vec(any::<u8>(), 0..60),
+            count in prop_oneof![0u32..6, any::<u32>()],
+            method in 0u8..3,
+        ) {
+            let mut plain = count.to_le_bytes().to_vec();
+            plain.extend(lengths.iter().flat_map(|length| length.to_le_bytes()));
+            plain.extend(content);
+            let mut part = vec![method];
+            part.extend(if method == ZSTD { compress(&plain).unwrap() } else { plain.clone() });
+            let key = MasterKey::plain();
+            let mut pack = PackBuilder::new(&key).unwrap();
+            pack.append(Frame { chunks: Vec::new(), payload: part });
+            let (entry, bytes) = pack.finish();
+            let opener = PackOpener::new(entry.id, &bytes, |_, _| Ok(&key)).unwrap();
+            let read = opener.all_frames(&bytes, |_, _, _, frame| {
+                let sum: usize = (0..frame.len()).map(|chunk| frame.content(chunk).unwrap().len()).sum();
+                assert_eq!(4 + 4 * frame.len() + sum, plain.len());
+                assert!(frame.content(frame.len()).is_none());
+                Ok(())
+            });
+            prop_assert!(read.is_err() || method != 2);
+        }
+
+        #[test]
+        fn arbitrary_packs_never_panic(start in 0usize..80, bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let key = MasterKey::plain();
+            let (entry, pack) = pack_of(&key, &[vec![b"one".to_vec()]]);
+            let bytes = [&pack[..start.min(pack.len())], &bytes].concat();
+            if let Ok(opener) = PackOpener::new(entry.id, &bytes, |_, _| Ok(&key)) {
+                let _ = opener.all_frames(&bytes, |_, _, _, _| Ok(()));
+                let _ = opener.frame(0, &bytes);
+            }
+        }
     }
 
     /// Computed by the second implementation in Python that `docs/format.md` describes.
     #[test]
     fn a_pack_has_the_known_bytes() {
         let key = MasterKey::from_parts(MasterKeyId([0x11; 16]), [0x22; 32]);
-        let sealed = "f16a524eca9fa53d6fb3b46e7f7614f06bdfe0f095be6e54eb935794764459b134bf8ea5ff4d43ea2f6609\
+        let encrypted = "f16a524eca9fa53d6fb3b46e7f7614f06bdfe0f095be6e54eb935794764459b134bf8ea5ff4d43ea2f6609\
                       100000006b44aff115d1019947e7e42909ecfcd4";
         let plain = "0002000000060000000800000061747461636b206174206461776eecf9f189e3cfbb5729e3ddd248db6b5f\
                      10000000727fc430dfc32d65145225d427527c6c";
-        for (key, salt, known) in [(key, 0x33, sealed), (MasterKey::plain(), 0, plain)] {
+        for (key, salt, known) in [(key, 0x33, encrypted), (MasterKey::plain(), 0, plain)] {
             let id = PackId([0xab; 16]);
             let header = Header { role: Role::Pack, master_key: key.id, salt: [salt; 32] };
             let bytes = header.to_bytes().to_vec();

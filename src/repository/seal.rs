@@ -302,6 +302,7 @@ pub fn seal_object(key: &MasterKey, role: Role, name: &str, mut content: Vec<u8>
 mod tests {
     use super::super::id::hex;
     use super::*;
+    use proptest::prelude::*;
 
     fn known_key() -> MasterKey {
         MasterKey::from_parts(MasterKeyId([0x11; 16]), [0x22; 32])
@@ -361,6 +362,29 @@ mod tests {
             let mut changed = bytes;
             changed[byte] ^= 0x40;
             assert!(Header::parse(&changed, Role::Index, "k").is_err(), "byte {byte}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_passes_for_a_header_is_written_the_same(
+            role in prop::sample::select(vec![Role::Pack, Role::Index, Role::Manifest, Role::Slot]),
+            start in prop::sample::select(vec![vec![], b"OB2B".to_vec(), b"OB2B\x01\x02\x01\0".to_vec(), b"OB2B\x01\x02\0\0".to_vec()]),
+            rest in prop::collection::vec(prop::sample::select(vec![0, 0, 0, 1, 2, 255]), 0..80),
+        ) {
+            let bytes = [start, rest].concat();
+            if let Ok(header) = Header::parse(&bytes, role, "k") {
+                prop_assert_eq!(&header.to_bytes()[..], &bytes[..HEADER_LENGTH]);
+            }
+        }
+
+        #[test]
+        fn no_bytes_open_that_were_not_sealed(
+            sealed in prop::collection::vec(any::<u8>(), 0..100), number in any::<u64>(), last in any::<bool>(),
+        ) {
+            for key in [known_key(), MasterKey::plain()] {
+                prop_assert!(known_sealer(&key).open(number, last, &sealed).is_none());
+            }
         }
     }
 }

@@ -266,5 +266,18 @@ mod tests {
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let _ = Slot::parse(&bytes, SlotId([3; 16]));
         }
+
+        #[test]
+        fn a_changed_byte_opens_as_the_same_key_or_not_at_all(at in any::<proptest::sample::Index>(), byte in 32u8..127) {
+            let (id, slot, key) = quick_slot("s");
+            let mut bytes = slot.to_bytes();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            if let Ok(slot) = Slot::parse(&bytes, id)
+                && let Some(opened) = slot.unwrap(&Secret::new("s")).unwrap()
+            {
+                prop_assert_eq!((opened.id, opened.secret()), (key.id, key.secret()));
+            }
+        }
     }
 }

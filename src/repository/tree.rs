@@ -318,5 +318,39 @@ mod tests {
         fn arbitrary_bytes_never_panic_and_end(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             prop_assert!(Entries::new(&bytes).count() <= bytes.len() + 1);
         }
+
+        #[test]
+        fn whatever_is_read_stays_below_the_directory(
+            path in "[a/.\\\\\0]{0,8}",
+            kind in prop::sample::select(vec![Kind::File, Kind::Directory, Kind::Symlink, Kind::Database]),
+            size in 0u64..3, mode in any::<u32>(), mtime in any::<i64>(),
+            sha256 in prop::sample::select(vec![vec![], vec![1; 32], vec![1; 33]]),
+            chunks in prop::sample::select(vec![vec![], vec![2; 16], vec![2; 17]]),
+        ) {
+            let entry = Entry { path, kind, size, mode, mtime, sha256, chunks, target: String::new() };
+            let mut stream = Vec::new();
+            entry.write(&mut stream);
+            let read: Vec<_> = Entries::new(&stream).collect();
+            prop_assert_eq!(read.len(), 1);
+            if let Ok(read) = &read[0] {
+                prop_assert_eq!(read, &entry);
+                let below = std::path::Path::new(&entry.path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+                prop_assert!(below && !entry.path.contains('\0') && entry.mode <= 0o7777);
+                prop_assert_eq!(entry.chunks().len() > 0, entry.size > 0);
+            }
+        }
+
+        #[test]
+        fn a_changed_byte_leaves_order_and_checks_in_place(at in any::<proptest::sample::Index>(), byte in any::<u8>()) {
+            let mut stream = Vec::new();
+            for path in ["a", "a/b", "c"] {
+                Entry::new(path, Kind::File, 0o644, 5).with_content(content(7, 1)).write(&mut stream);
+            }
+            let at = at.index(stream.len());
+            stream[at] = byte;
+            let read: Vec<_> = Entries::new(&stream).map_while(Result::ok).collect();
+            prop_assert!(read.is_sorted_by(|a, b| a.path < b.path));
+            prop_assert!(read.iter().all(|entry| entry.check().is_ok()));
+        }
     }
 }

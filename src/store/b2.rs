@@ -216,6 +216,7 @@ fn place_of(answer: &Answer) -> Result<Place> {
 mod tests {
     use super::*;
     use crate::config::Secret;
+    use proptest::prelude::*;
 
     fn bucket() -> Bucket {
         Bucket {
@@ -325,6 +326,30 @@ mod tests {
         assert_eq!(code_of(br#"{"code":"bad_auth_token","message":"secret"}"#), "bad_auth_token");
         for body in [&b"secret"[..], br#"{"code":"Basic c2VjcmV0"}"#, b"{}", b""] {
             assert_eq!(code_of(body), "");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_place_that_is_taken_from_an_answer_is_encrypted(
+            url in "(https?://)?(s3\\.)?[a-z0-9.@:/?#-]{0,20}(\\.backblazeb2\\.com)?|\\PC{0,20}",
+            field in prop::sample::select(vec!["s3ApiUrl", "capabilities", "bucketId", "bucketName", "namePrefix", "buckets"]),
+            value in prop::sample::select(vec![
+                serde_json::json!(null), serde_json::json!(7), serde_json::json!([]), serde_json::json!(["listFiles", null]),
+                serde_json::json!([{}]), serde_json::json!("x"), serde_json::json!({}),
+            ]),
+        ) {
+            let mut answer = version_3(&serde_json::json!({ "s3ApiUrl": url }));
+            if let Ok(answer) = serde_json::from_value::<Answer>(answer.clone())
+                && let Ok(place) = place_of(&answer)
+            {
+                prop_assert!(place.endpoint.starts_with("https://") || place.endpoint.starts_with("http://localhost")
+                    || place.endpoint.starts_with("http://127."), "{}", place.endpoint);
+            }
+            answer["apiInfo"]["storageApi"][field] = value;
+            if let Ok(answer) = serde_json::from_slice::<Answer>(answer.to_string().as_bytes()) {
+                let _ = check(&answer, &bucket()).and_then(|()| place_of(&answer));
+            }
         }
     }
 }

@@ -319,3 +319,31 @@ fn sync_directory(directory: &Path) -> io::Result<()> {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Component;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_key_leads_outside_the_directory(
+            segments in prop::collection::vec(prop_oneof![
+                prop::sample::select(vec!["a", "b", "..", ".", "", INCOMING, "é", "\\", "\0", "~"]).prop_map(String::from),
+                "\\PC{0,10}",
+            ], 0..4),
+        ) {
+            let key = segments.join("/");
+            let directory = Directory { root: "/repository".into(), swept: Mutex::new(None) };
+            if let Ok(path) = directory.path_of(&key) {
+                let below = path.strip_prefix("/repository").unwrap();
+                prop_assert!(below.components().all(|part| matches!(part, Component::Normal(_))), "{}", path.display());
+                prop_assert!(!below.starts_with(INCOMING) && below.components().next().is_some());
+                prop_assert_eq!(key_of(below), Some(key));
+            }
+        }
+    }
+}

@@ -378,12 +378,41 @@ fn decoded(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Secret;
+    use proptest::prelude::*;
 
     #[test]
     fn names_in_a_listing_are_decoded() {
         assert_eq!(decoded("a/b%20c+d%2Be%C3%BC").as_deref(), Some("a/b c d+e\u{fc}"));
         for broken in ["%", "%2", "%zz", "%ff"] {
             assert_eq!(decoded(broken), None, "{broken}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_comes_back_as_it_was_encoded(name in "\\PC{0,30}", escape_all in any::<bool>()) {
+            let encoded: String = name.bytes().map(|byte| match byte {
+                b' ' if !escape_all => "+".to_owned(),
+                b'a'..=b'z' | b'/' if !escape_all => char::from(byte).to_string(),
+                _ => format!("%{byte:02X}"),
+            }).collect();
+            prop_assert_eq!(decoded(&encoded), Some(name));
+        }
+
+        #[test]
+        fn no_name_makes_decoding_panic(name in "\\PC{0,20}|[%0-9a-fA-F+é]{0,12}") {
+            drop(decoded(&name));
+        }
+
+        #[test]
+        fn what_a_listing_shows_lies_in_the_repository(prefix in "(a|é|a/b)?", name in "[aé/b]{0,8}") {
+            let application_key = Secret::new("secret");
+            let bucket = Bucket { key_id: "id".into(), application_key, name: "mine".into(), prefix };
+            if let Some(key) = bucket.key_of(&name) {
+                prop_assert!(!key.is_empty());
+                prop_assert_eq!(bucket.name_of(key), name);
+            }
         }
     }
 }
