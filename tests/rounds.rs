@@ -350,3 +350,57 @@ fn a_condemned_pack_that_a_snapshot_needs_after_all_is_taken_back_into_use() {
     assert_same(&tree(&bench.pull(&first)), &expected);
     assert!(matches!(expected["workspace/noise.bin"], Node::File { .. }));
 }
+
+/// The stored files below `folder` of the repository.
+fn stored(bench: &Bench, folder: &str) -> Vec<std::path::PathBuf> {
+    let walk = walkdir::WalkDir::new(bench.repository()).into_iter().flatten();
+    let files = walk.filter(|entry| entry.file_type().is_file()).map(walkdir::DirEntry::into_path);
+    files.filter(|path| path.strip_prefix(bench.repository()).unwrap().iter().any(|part| part == folder)).collect()
+}
+
+#[test]
+fn a_lost_or_damaged_index_costs_time_only() {
+    let bench = Bench::default();
+    populate(&bench);
+    let expected = bench.tree();
+    let first = bench.push().snapshot.unwrap();
+    for object in stored(&bench, "index") {
+        fs::remove_file(object).unwrap();
+    }
+    assert_same(&tree(&bench.pull(&first)), &expected);
+    let again = bench.push();
+    assert_eq!(again.snapshot, None);
+    assert!(again.uploaded_bytes < 100_000, "only a new index: {}", again.uploaded_bytes);
+    assert_eq!(stored(&bench, "index").len(), 1);
+    assert!(bench.problems().is_empty());
+
+    for object in stored(&bench, "index") {
+        let mut bytes = fs::read(&object).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::remove_file(&object).unwrap();
+        fs::write(&object, bytes).unwrap();
+    }
+    fs::remove_file(bench.state("b2-backup/cache.sqlite")).unwrap();
+    assert_same(&tree(&bench.pull(&first)), &expected);
+    assert_eq!(bench.problems().len(), 1);
+    let grace = std::time::Duration::ZERO;
+    let operation = openclaw_b2_backup::commands::Operation::default();
+    let refused = bench.run(openclaw_b2_backup::commands::prune::prune_after(&bench.target, grace, &operation));
+    assert_eq!(code(&refused.unwrap_err()), "CORRUPT");
+    assert_eq!(bench.push().warnings.len(), 1);
+    assert_same(&tree(&bench.pull(&first)), &expected);
+}
+
+#[test]
+fn with_a_passphrase_the_application_key_opens_nothing() {
+    let bench = Bench::new(serde_json::json!({ "passphrase": "correct horse battery staple" }));
+    populate(&bench);
+    bench.push();
+    assert_eq!(stored(&bench, "keys").len(), 1);
+    let mut without = Bench::default();
+    without.target = openclaw_b2_backup::config::Target { passphrase: None, ..bench.target.clone() };
+    assert_eq!(code(&without.try_pull("latest").unwrap_err()), "WRONG_KEY");
+    let mut only = Bench::default();
+    only.target = openclaw_b2_backup::config::Target { application_key: None, ..bench.target.clone() };
+    assert_same(&tree(&only.pull("latest")), &bench.tree());
+}

@@ -223,16 +223,13 @@ class Repository:
         return sorted(found, key=lambda snapshot: snapshot.removeprefix("safety-"))
 
     def summary(self, snapshot):
-        name, common = f"{snapshot}/manifest.json", ["format", "snapshot", "createdAt"]
-        manifest = parse_json(self.read(name), name)
-        if "plain" in manifest:
-            form, own, created, body = fields(manifest, [*common, "plain"], name)
-            self.key(make_header(MANIFEST, NO_KEY, bytes(32)), name)
-        else:
-            form, own, created, master, salt, sealed = fields(manifest, [*common, "masterKey", "salt", "sealed"], name)
-            header = make_header(MANIFEST, unhex(master, 16), unhex(salt, 32))
-            secret, sealed = self.key(header, name), base64.b64decode(sealed)
-            body = parse_json(open_part(secret, header, f"{name}\n{created}", 0, True, sealed), name)
+        name = f"{snapshot}/manifest.json"
+        names = ["format", "snapshot", "createdAt", "masterKey", "salt", "body"]
+        form, own, created, master, salt, sealed = fields(parse_json(self.read(name), name), names, name)
+        header = make_header(MANIFEST, unhex(master, 16), unhex(salt, 32))
+        opened = open_part(self.key(header, name), header, f"{name}\n{created}", 0, True, base64.b64decode(sealed))
+        body = parse_json(opened, name)
+        need(re.sub("[:]", "-", created) in own, f"{name}: its time is not that of its name")
         need(form == 1 and own == snapshot and body["createdAt"] == created, f"{name}: contradicts itself")
         depth, chunks = fields(body["tree"], ["depth", "chunks"], name)
         need(depth <= 6 and len(chunks) <= 32, f"{name}: the root of its tree")

@@ -179,6 +179,10 @@ async fn sweep(
     report: &mut PruneReport,
 ) -> Result<()> {
     let index = Arc::new(repository.load_index().await?);
+    if let Some(problem) = index.unreadable.first() {
+        let refusal = format!("nothing was freed, since the index is damaged: {problem}");
+        return Err(Error::new(Code::Corrupt, refusal).advise("run verify"));
+    }
     let needed = Needed::read(repository, &index, operation).await?;
     forget(repository, &needed);
     let now = repository.store.now();

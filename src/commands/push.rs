@@ -11,7 +11,7 @@ use super::{Meter, Operation, PushOptions, PushReport, Trigger, prune};
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
 use crate::repository::chunk::Chunker;
-use crate::repository::id::{MachineId, SnapshotId};
+use crate::repository::id::{MachineId, PackId, SnapshotId};
 use crate::repository::index::{Index, PackEntry};
 use crate::repository::manifest::{LISTED_EXCEPTIONS, Summary};
 use crate::repository::open::{IfMissing, Repository, task_failed};
@@ -37,6 +37,9 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
     let workplace = Workplace::open(target, "push").await?;
     let mut upload = Upload::start(target, &workplace, operation).await?;
     let mut warnings = Vec::new();
+    if !upload.index.unreadable.is_empty() {
+        warnings.push(format!("the repository is damaged, run verify: {}", upload.index.unreadable.join("; ")));
+    }
     let snapshot = if upload.is_unchanged() {
         upload.remember(None).await;
         None
@@ -77,10 +80,10 @@ struct LastSnapshot {
 pub(super) struct Upload<'w> {
     pub(super) repository: Repository,
     pub(super) captured: Captured,
-    workplace: &'w Workplace,
     index: Arc<Index>,
+    workplace: &'w Workplace,
     listed_at: (Instant, SystemTime),
-    new_packs: u64,
+    new_packs: Vec<PackId>,
 }
 
 impl<'w> Upload<'w> {
@@ -110,7 +113,9 @@ impl<'w> Upload<'w> {
 
         let listed_at = (Instant::now(), SystemTime::now());
         let index = Arc::new(repository.load_index().await?);
-        let adopted = packs_to_adopt(&repository, &index, pending);
+        let mut adopted = packs_to_adopt(&repository, &index, pending);
+        // Entered into a new index object, they need not be read as a whole the next time.
+        adopted.extend(index.recovered.iter().filter_map(|id| index.pack(*id)).map(|pack| pack.entry.clone()));
         let meter = Arc::new(Meter::new(operation, "upload", 0, 0));
         let (writer, uploads) = Writer::start(&repository, Arc::clone(&index), adopted, operation, Arc::clone(&meter));
         let capture = Capture {
@@ -150,7 +155,7 @@ impl<'w> Upload<'w> {
         let took_long = |took: Duration| took > TRUST_LISTING;
         // The monotonic clock stands still while some machines sleep, the other one may be set back.
         if took_long(self.listed_at.0.elapsed()) || self.listed_at.1.elapsed().is_ok_and(took_long) {
-            confirm_packs(&mut self.repository, &self.index, self.new_packs).await?;
+            confirm_packs(&mut self.repository, &self.index, &self.new_packs).await?;
         }
         let id = write_manifest(&self.repository, self.workplace.machine, trigger, &self.captured).await?;
         self.remember(Some(&id)).await;
@@ -185,20 +190,17 @@ fn packs_to_adopt(repository: &Repository, index: &Index, pending: Vec<PackEntry
 }
 
 /// Checks that what this push relied on is still there. Only a push of many minutes can find anything else.
-async fn confirm_packs(repository: &mut Repository, index: &Index, new_packs: u64) -> Result<()> {
+async fn confirm_packs(repository: &mut Repository, index: &Index, new_packs: &[PackId]) -> Result<()> {
     repository.refresh().await?;
     let now = repository.load_index().await?;
-    let gone = index
-        .packs
-        .iter()
-        .filter(|pack| !pack.condemned)
-        .any(|pack| now.pack(pack.entry.id).is_none_or(|pack| pack.condemned));
-    if gone {
-        return Err(Error::new(Code::Network, "another machine pruned the repository during this long push")
-            .advise(format!("try again; the {new_packs} packs uploaded so far are not sent again"))
-            .retryable());
+    let relied_on = index.packs.iter().filter(|pack| !pack.condemned).map(|pack| pack.entry.id);
+    let is_live = |id: PackId| now.pack(id).is_some_and(|pack| !pack.condemned);
+    if relied_on.chain(new_packs.iter().copied()).all(is_live) {
+        return Ok(());
     }
-    Ok(())
+    Err(Error::new(Code::Network, "another machine pruned the repository during this long push")
+        .advise("try again; what was uploaded and is still there is not sent again")
+        .retryable())
 }
 
 async fn write_manifest(

@@ -57,6 +57,10 @@ pub async fn rollback(target: &Target, options: RollbackOptions, operation: &Ope
     if plan.is_empty() {
         return Ok(plan.report(id.to_string(), None));
     }
+    // Looked at early too: a rollback that cannot be leaves no safety snapshot behind.
+    let (state_dir, steps) = (target.state_dir.clone(), plan.steps());
+    let free = tokio::task::spawn_blocking(move || lock_databases(&state_dir, &steps).map(drop));
+    free.await.map_err(|error| task_failed(&error))??;
     let safety = upload.commit(Trigger::BeforeRollback).await?.to_string();
 
     let staging = {

@@ -1,6 +1,6 @@
 //! `verify`: checks that every snapshot can be restored, by what the store lists or by reading every stored byte.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
@@ -10,10 +10,10 @@ use super::workplace::cache_for_reading;
 use super::{Meter, Operation, VerifyOptions, VerifyReport};
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
-use crate::repository::id::{ChunkId, PackId};
-use crate::repository::index::{Index, index_key};
+use crate::repository::id::ChunkId;
+use crate::repository::index::{Index, PackEntry};
 use crate::repository::open::{IfMissing, Repository, task_failed};
-use crate::repository::pack::{MAX_PACK, PackOpener, pack_key};
+use crate::repository::pack::{MAX_PACK, pack_key};
 
 /// Packs read at once; each is held in memory whole.
 const PARALLEL_PACKS: usize = 3;
@@ -26,9 +26,12 @@ const PARALLEL_PACKS: usize = 3;
 pub async fn verify(target: &Target, options: VerifyOptions, operation: &Operation) -> Result<VerifyReport> {
     // Nothing is taken from the cache: what counts is what the store has.
     let cache = if options.read_data { None } else { cache_for_reading(target).await };
-    let repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
+    let mut repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
     let mut report = VerifyReport::default();
-    let index = Arc::new(sound_index(&repository, &mut report).await?);
+    let index = Arc::new(repository.load_index().await?);
+    report.problems.extend(index.unreadable.iter().cloned());
+    let absent = index.absent.iter().map(|id| format!("{} is not there, or was cut", pack_key(*id)));
+    report.problems.extend(absent);
     report.packs = index.packs.len() as u64;
 
     let Summaries { readable, unreadable } = summaries(&repository, operation).await?;
@@ -67,33 +70,6 @@ pub async fn verify(target: &Target, options: VerifyOptions, operation: &Operati
 
 fn is_damage(error: &Error) -> bool {
     matches!(error.code(), Code::Corrupt | Code::WrongKey | Code::UnsafePath | Code::NotFound)
-}
-
-/// The index, as far as its objects are sound; each that is not, and each pack that is not there, is a problem.
-async fn sound_index(repository: &Repository, report: &mut VerifyReport) -> Result<Index> {
-    let mut objects = Vec::new();
-    for id in repository.contents.indexes.keys() {
-        match repository.index_object(*id).await {
-            Ok(object) => objects.push(object),
-            Err(error) if is_damage(&error) => {
-                report.problems.push(format!("{} cannot be read: {error}", index_key(*id)));
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    let mut absent: BTreeMap<PackId, String> = BTreeMap::new();
-    for pack in objects.iter().flat_map(|object| &object.live) {
-        match repository.contents.packs.get(&pack.id) {
-            Some(stored) if stored.size == pack.size => {}
-            Some(stored) => {
-                absent.insert(pack.id, format!("is {} bytes long, not {}", stored.size, pack.size));
-            }
-            None => _ = absent.insert(pack.id, "is not there".into()),
-        }
-    }
-    report.problems.extend(absent.iter().map(|(id, problem)| format!("{} {problem}", pack_key(*id))));
-    let packs = &repository.contents.packs;
-    Ok(Index::new(objects, |pack| packs.get(&pack.id).is_some_and(|stored| stored.size == pack.size)))
 }
 
 /// Downloads every pack and checks every frame and chunk of it.
@@ -141,31 +117,9 @@ async fn read_pack(repository: &Repository, index: &Arc<Index>, number: usize) -
     let bytes = repository.store.get(&key).await?;
     let (keyring, index) = (repository.keyring.clone(), Arc::clone(index));
     let check = move || {
-        let pack = &index.packs[number].entry;
-        let key = pack_key(pack.id);
-        let differs = |what: &str| Error::corrupt(&key, format!("{what} is not as the index says"));
-        let mut hasher = None;
-        let opener = PackOpener::new(pack.id, &bytes, |header, name| {
-            let key = keyring.find(header, name)?;
-            hasher = Some(key.chunk_hasher());
-            Ok(key)
-        })?;
-        let hasher = hasher.ok_or_else(|| differs("its key"))?;
-        if !bytes.starts_with(&pack.header) {
-            return Err(differs("its header"));
-        }
-        let frames = opener.all_frames(&bytes, |number, offset, length, frame| {
-            let place = pack.frames.get(number as usize).ok_or_else(|| differs("the number of its frames"))?;
-            if (place.offset, place.length) != (offset, length) || place.chunk_ids().len() != frame.len() {
-                return Err(differs("a frame"));
-            }
-            let mut chunks = place.chunk_ids().enumerate();
-            match chunks.find(|(at, id)| frame.chunk(*at, *id, &hasher).is_none()) {
-                Some((_, id)) => Err(differs(&format!("the chunk {id}"))),
-                None => Ok(()),
-            }
-        })?;
-        if frames as usize == pack.frames.len() { Ok(()) } else { Err(differs("the number of its frames")) }
+        let expected = &index.packs[number].entry;
+        let found = PackEntry::of_pack(expected.id, &bytes, |header, name| keyring.find(header, name))?;
+        if found == *expected { Ok(()) } else { Err(Error::corrupt(&key, "it does not hold what the index says")) }
     };
     tokio::task::spawn_blocking(check).await.map_err(|error| task_failed(&error))?
 }

@@ -4,7 +4,7 @@
 //! ones: a condemned pack still serves reads, but no push may rely on it, so that it can be deleted once every push
 //! that might already have done so is over.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use minicbor::{Decode, Encode};
 
@@ -215,6 +215,12 @@ pub struct Index {
     pub packs: Vec<IndexedPack>,
     by_pack: HashMap<PackId, u32>,
     chunks: HashMap<ChunkId, Location>,
+    /// Live packs that the store does not have, or not whole.
+    pub absent: Vec<PackId>,
+    /// What is wrong with index objects that could not be read, one sentence each.
+    pub unreadable: Vec<String>,
+    /// Packs whose entries were read from the packs themselves, because index objects were lost.
+    pub recovered: Vec<PackId>,
 }
 
 /// A pack as the index knows it.
@@ -234,15 +240,23 @@ impl Index {
     #[must_use]
     pub fn new(objects: impl IntoIterator<Item = IndexObject>, usable: impl Fn(&PackEntry) -> bool) -> Self {
         let mut packs: BTreeMap<PackId, IndexedPack> = BTreeMap::new();
+        let mut absent = BTreeSet::new();
         for object in objects {
             let live = object.live.into_iter().map(|entry| IndexedPack { entry, condemned: false });
             let condemned = object.condemned.into_iter().map(|entry| IndexedPack { entry, condemned: true });
-            for pack in live.chain(condemned).filter(|pack| usable(&pack.entry)) {
+            for pack in live.chain(condemned) {
                 let condemned = pack.condemned;
+                if !usable(&pack.entry) {
+                    if !condemned {
+                        absent.insert(pack.entry.id);
+                    }
+                    continue;
+                }
                 packs.entry(pack.entry.id).or_insert(pack).condemned |= condemned;
             }
         }
-        let mut index = Self { packs: packs.into_values().collect(), ..Self::default() };
+        let absent = absent.into_iter().collect();
+        let mut index = Self { packs: packs.into_values().collect(), absent, ..Self::default() };
         index.packs.sort_by_key(|pack| pack.condemned);
         for (number, IndexedPack { entry, .. }) in index.packs.iter().enumerate() {
             let pack = number as u32;

@@ -45,9 +45,11 @@ impl Secrets {
         Self { encrypt: true, secrets: Vec::new() }
     }
 
-    /// Each with the kind of slot it opens.
-    pub fn iter(&self) -> impl Iterator<Item = &(SlotKind, Secret)> {
-        self.secrets.iter()
+    /// Those that a new repository gets a slot for, each with its kind. The storage service knows the application key, so
+    /// that a slot for it protects from everybody but the service. Whoever configures a secret of their own wants more.
+    pub fn for_new_slots(&self) -> impl Iterator<Item = &(SlotKind, Secret)> {
+        let own = self.secrets.iter().any(|(kind, _)| *kind != SlotKind::ApplicationKey);
+        self.secrets.iter().filter(move |(kind, _)| !own || *kind != SlotKind::ApplicationKey)
     }
 
     /// Unwraps the master key of a slot; `None` when no secret fits. Takes as long as scrypt does.

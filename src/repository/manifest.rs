@@ -1,7 +1,7 @@
 //! Manifests: a snapshot exists if and only if its manifest does, which is written last.
 //!
-//! A manifest is a small JSON object of constant size: a plain header and a sealed body with the summary and the root of
-//! the file tree.
+//! A manifest is a small JSON object of constant size: a plain header and a body with the summary and the root of the file
+//! tree, sealed like everything else (in an unencrypted repository: with a checksum).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -51,14 +51,9 @@ struct Stored {
     format: u32,
     snapshot: String,
     created_at: jiff::Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    master_key: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    salt: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    sealed: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    plain: Option<Summary>,
+    master_key: String,
+    salt: String,
+    body: String,
 }
 
 /// Everything of the header that a reader may rely on, so that sealing the body seals the header with it.
@@ -75,25 +70,17 @@ impl Summary {
     /// # Panics
     /// Never: a summary is plain data.
     pub fn to_manifest(&self, id: &SnapshotId, key: &MasterKey) -> Result<Vec<u8>> {
-        let mut stored = Stored {
+        let sealer = Sealer::new(key, Role::Manifest, &bound_name(id, self.created_at))?;
+        let mut body = serde_json::to_vec(self).expect("a summary is plain data");
+        sealer.seal(0, true, &mut body);
+        let stored = Stored {
             format: 1,
             snapshot: id.to_string(),
             created_at: self.created_at,
-            master_key: None,
-            salt: None,
-            sealed: None,
-            plain: None,
+            master_key: key.id.to_string(),
+            salt: hex(&sealer.header().salt),
+            body: BASE64.encode(body),
         };
-        if key.secret().is_some() {
-            let sealer = Sealer::new(key, Role::Manifest, &bound_name(id, self.created_at))?;
-            let mut body = serde_json::to_vec(self).expect("a summary is plain data");
-            sealer.seal(0, true, &mut body);
-            stored.master_key = Some(key.id.to_string());
-            stored.salt = Some(hex(&sealer.header().salt));
-            stored.sealed = Some(BASE64.encode(body));
-        } else {
-            stored.plain = Some(self.clone());
-        }
         let mut bytes = serde_json::to_vec_pretty(&stored).expect("a manifest is plain data");
         bytes.push(b'\n');
         Ok(bytes)
@@ -126,27 +113,15 @@ impl Summary {
         if stored.snapshot != id.as_str() {
             return Err(damaged("it belongs to another snapshot"));
         }
-        let summary = match stored {
-            Stored { master_key: Some(master), salt: Some(salt), sealed: Some(sealed), plain: None, .. } => {
-                let master_key: MasterKeyId = master.parse()?;
-                let salt = unhex(&salt).ok_or_else(|| damaged("its salt is no salt"))?;
-                let sealed = BASE64.decode(sealed).map_err(|_| damaged("its body is no base64"))?;
-                let header = Header { role: Role::Manifest, master_key, salt };
-                if master_key == MasterKeyId::NONE {
-                    return Err(damaged("it claims to be sealed without a key"));
-                }
-                let key = key(&header, &name)?;
-                let body = Sealer::with_header(key, header, &bound_name(id, stored.created_at))
-                    .open(0, true, &sealed)
-                    .ok_or_else(|| damaged("its bytes were changed"))?;
-                serde_json::from_slice(&body).map_err(|_| damaged("its body is no summary"))?
-            }
-            Stored { master_key: None, salt: None, sealed: None, plain: Some(summary), .. } => {
-                key(&Header { role: Role::Manifest, master_key: MasterKeyId::NONE, salt: [0; 32] }, &name)?;
-                summary
-            }
-            _ => return Err(damaged("it is neither sealed nor plain")),
-        };
+        let salt = unhex(&stored.salt).ok_or_else(|| damaged("its salt is no salt"))?;
+        let master_key: MasterKeyId = stored.master_key.parse().map_err(|_| damaged("it names no key"))?;
+        let sealed = BASE64.decode(&stored.body).map_err(|_| damaged("its body is no base64"))?;
+        let header = Header { role: Role::Manifest, master_key, salt };
+        let key = key(&header, &name)?;
+        let body = Sealer::with_header(key, header, &bound_name(id, stored.created_at))
+            .open(0, true, &sealed)
+            .ok_or_else(|| damaged("its bytes were changed"))?;
+        let summary: Self = serde_json::from_slice(&body).map_err(|_| damaged("its body is no summary"))?;
         if summary.created_at != stored.created_at || summary.created_at != id.time() {
             return Err(damaged("its header contradicts its body"));
         }
@@ -205,7 +180,7 @@ mod tests {
             assert!(Summary::from_manifest(&other, &bytes, |_, _| Ok(&key)).is_err());
             let renamed = String::from_utf8(bytes).unwrap().replace(id().as_str(), other.as_str());
             let moved = Summary::from_manifest(&other, renamed.as_bytes(), |_, _| Ok(&key));
-            assert_eq!(moved.is_err(), key.secret().is_some(), "only a sealed one can tell");
+            assert!(moved.is_err());
         }
     }
 
@@ -213,17 +188,16 @@ mod tests {
     #[test]
     fn a_known_manifest_is_read() {
         let key = MasterKey::from_parts(MasterKeyId([0x11; 16]), [0x22; 32]);
-        let sealed = "c6D+GbXVx3SKl/XZge/nUAbtpDKTCvv7N2wfKsfZ4F08U40ghV8YzEY9v3FYSMt2ZBVYe5s/3EGvmwgyKl7UO/eSLGfImENF\
-                      7QBs1DY7+sGY8ibsOCDLOXi8smxUdaRsm23rx99vq6VgSj2bmkrQR9/Gvo3rXvcIpxdetwJFQQS8eYlFfmHhvw52NiRA7vwl\
-                      7uzSlREg3IwfudZWNnyNPFNf4300Iz078SE3d9s9omZzLT5GG8v6r3VvvUOky230aibnWise7qsS8rnYedswIKkVwxypDccE\
-                      nCnfdT8XtR0Bk+fUanoEA8CgSyBz+iJmHhchTxyS8Br/peKJsph5kkJJNLNJH734zdH9aHiF/pYZ7QA=";
+        let sealed = "c6D+GbXVx3SKl/XZge/nUAbtpDKTCvv7N2wfKsfZ4F08J505/QlGh1Uos2QdF5s5P1lAe5lokQ/g1kk3IlPZcKPVPmjanUZA\
+                      6AVp0TM+/8Sd9yPpPSXOPH25t2lRcKFpnmj828gl6PR8B3TN0xWBWMjQpt2iEKJW7BRJrFQaERaoaZdbbmPz+0s4NT4Osb4r\
+                      9r+HwxYqitNdr8BFZyjMPFtI72IuOXBvsi8vIZ5tt3tEJilmE9z2sG918BeMtHuNQ3igS3tB8KtM7OvIdIl+eKcNkFj+AMQC\
+                      0Hj3dWN69ENSkufUbCZUAsL0T3Mq+XZoHkYvHU3M802s9OWE8vQ8zTNzyhl49c8AGSEi5RwFhNI=";
         let manifest = serde_json::json!({
-            "format": 1, "snapshot": id().as_str(), "createdAt": "2026-02-19T00:00:00.25Z",
-            "masterKey": "11".repeat(16), "salt": "33".repeat(32), "sealed": sealed,
+            "format": 1, "snapshot": id().as_str(), "createdAt": "2026-02-19T00:00:00Z",
+            "masterKey": "11".repeat(16), "salt": "33".repeat(32), "body": sealed,
         });
         let read = Summary::from_manifest(&id(), manifest.to_string().as_bytes(), |_, _| Ok(&key)).unwrap();
         let expected = Summary {
-            created_at: "2026-02-19T00:00:00.25Z".parse().unwrap(),
             trigger: Trigger::Manual,
             files: 1,
             bytes: 14,
@@ -247,24 +221,14 @@ mod tests {
     proptest! {
         #[test]
         fn a_changed_byte_never_passes(at in any::<proptest::sample::Index>(), byte in any::<u8>()) {
-            let key = MasterKey::from_parts(MasterKeyId([1; 16]), [2; 32]);
-            let mut bytes = summary().to_manifest(&id(), &key).unwrap();
-            let at = at.index(bytes.len());
-            prop_assume!(bytes[at] != byte);
-            bytes[at] = byte;
-            if let Ok(read) = Summary::from_manifest(&id(), &bytes, |_, _| Ok(&key)) {
-                prop_assert_eq!(read, summary());
-            }
-        }
-
-        #[test]
-        fn a_changed_byte_of_a_plain_one_stays_within_bounds(at in any::<proptest::sample::Index>(), byte in any::<u8>()) {
-            let key = MasterKey::plain();
-            let mut bytes = summary().to_manifest(&id(), &key).unwrap();
-            let at = at.index(bytes.len());
-            bytes[at] = byte;
-            if let Ok(read) = Summary::from_manifest(&id(), &bytes, |_, _| Ok(&key)) {
-                prop_assert!(read.tree.chunks.len() <= ROOT_CHUNKS && read.tree.depth <= MAX_DEPTH);
+            for key in [MasterKey::from_parts(MasterKeyId([1; 16]), [2; 32]), MasterKey::plain()] {
+                let mut bytes = summary().to_manifest(&id(), &key).unwrap();
+                let at = at.index(bytes.len());
+                prop_assume!(bytes[at] != byte);
+                bytes[at] = byte;
+                if let Ok(read) = Summary::from_manifest(&id(), &bytes, |_, _| Ok(&key)) {
+                    prop_assert_eq!(read, summary());
+                }
             }
         }
 

@@ -1,15 +1,16 @@
 //! An opened repository: what it holds, the keys, the local cache, and reading of manifests, index and trees.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::contents::Contents;
-use super::id::{IndexId, SlotId, SnapshotId};
+use super::id::{IndexId, PackId, SlotId, SnapshotId};
 use super::index::{Index, IndexObject, PackEntry, index_key, open_index};
 use super::keyring::{Keyring, Secrets};
 use super::manifest::{MAX_MANIFEST, Summary};
+use super::pack::{MAX_PACK, pack_key};
 use super::seal::MasterKey;
 use super::slot::{Slot, slot_key};
 use crate::cache::Cache;
@@ -122,13 +123,16 @@ impl Repository {
             .map_err(|error| task_failed(&error))?
     }
 
-    /// Makes a master key and a slot for each configured secret.
+    /// Makes a master key and its slots.
     async fn create(&self, secrets: &Secrets) -> Result<Keyring> {
         let key = MasterKey::generate()?;
         let made = {
             let (key, secrets) = (key.clone(), secrets.clone());
             tokio::task::spawn_blocking(move || {
-                secrets.iter().map(|(kind, secret)| Slot::wrap(&key, *kind, secret)).collect::<Result<Vec<_>>>()
+                secrets
+                    .for_new_slots()
+                    .map(|(kind, secret)| Slot::wrap(&key, *kind, secret))
+                    .collect::<Result<Vec<_>>>()
             })
         };
         let made = made.await.map_err(|error| task_failed(&error))??;
@@ -218,9 +222,10 @@ impl Repository {
     }
 
     /// Loads every index object. One that vanishes meanwhile was replaced by another machine: the listing is read again.
+    /// One that cannot be read costs time only: what it said is read from the packs themselves.
     ///
     /// # Errors
-    /// `CORRUPT`, `WRONG_KEY`, and those of the store.
+    /// Those of the store.
     pub async fn load_index(&mut self) -> Result<Index> {
         for _ in 0..INDEX_ATTEMPTS {
             match self.try_load_index().await {
@@ -232,14 +237,56 @@ impl Repository {
     }
 
     async fn try_load_index(&self) -> Result<Index> {
-        let mut objects = Vec::new();
+        let (mut objects, mut unreadable) = (Vec::new(), Vec::new());
         for id in self.contents.indexes.keys() {
-            objects.push(self.index_object(*id).await?);
+            match self.index_object(*id).await {
+                Ok(object) => objects.push(object),
+                Err(error) if matches!(error.code(), Code::Corrupt | Code::WrongKey) => {
+                    tracing::warn!(%error, "an index object cannot be read");
+                    unreadable.push(error.to_string());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let mut recovered = Vec::new();
+        if !unreadable.is_empty() || (objects.is_empty() && !self.contents.snapshots.is_empty()) {
+            let packs = self.entries_of_unnamed_packs(&objects, &mut unreadable).await?;
+            recovered.extend(packs.iter().map(|pack| pack.id));
+            objects.push(IndexObject { live: packs, condemned: Vec::new() });
         }
         let packs = self.contents.packs.clone();
         let usable = move |pack: &PackEntry| packs.get(&pack.id).is_some_and(|stored| stored.size == pack.size);
-        let build = move || Index::new(objects, usable);
+        let build = move || {
+            let mut index = Index::new(objects, usable);
+            (index.unreadable, index.recovered) = (unreadable, recovered);
+            index
+        };
         tokio::task::spawn_blocking(build).await.map_err(|error| task_failed(&error))
+    }
+
+    /// Reads every pack that no index object names, whole, for its entry.
+    async fn entries_of_unnamed_packs(
+        &self,
+        objects: &[IndexObject],
+        unreadable: &mut Vec<String>,
+    ) -> Result<Vec<PackEntry>> {
+        let named: HashSet<PackId> =
+            objects.iter().flat_map(|object| object.live.iter().chain(&object.condemned)).map(|pack| pack.id).collect();
+        let mut entries = Vec::new();
+        for (id, stored) in self.contents.packs.iter().filter(|(id, _)| !named.contains(id)) {
+            let key = pack_key(*id);
+            let bytes = match self.get_bounded(&key, stored.size, MAX_PACK).await {
+                Err(error) if matches!(error.code(), Code::Corrupt | Code::NotFound) => Err(error),
+                bytes => Ok(bytes?),
+            };
+            let (id, keyring) = (*id, self.keyring.clone());
+            let read = move || PackEntry::of_pack(id, &bytes?, |header, name| keyring.find(header, name));
+            match tokio::task::spawn_blocking(read).await.map_err(|error| task_failed(&error))? {
+                Ok(entry) => entries.push(entry),
+                Err(error) => unreadable.push(error.to_string()),
+            }
+        }
+        Ok(entries)
     }
 
     /// One index object, from the cache or the store.

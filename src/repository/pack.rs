@@ -259,6 +259,35 @@ impl PackOpener {
     }
 }
 
+impl PackEntry {
+    /// Reads the entry of the pack `id` from its stored bytes, as an index would have it; `key` finds a master key by the
+    /// header.
+    ///
+    /// # Errors
+    /// `CORRUPT` when a frame is damaged or the end is missing, and what `key` gives.
+    pub fn of_pack<'k>(
+        id: PackId,
+        bytes: &[u8],
+        key: impl FnOnce(&Header, &str) -> Result<&'k MasterKey>,
+    ) -> Result<Self> {
+        let mut hasher = None;
+        let opener = PackOpener::new(id, bytes, |header, name| {
+            let key = key(header, name)?;
+            hasher = Some(key.chunk_hasher());
+            Ok(key)
+        })?;
+        let hasher = hasher.ok_or_else(|| Error::corrupt(&pack_key(id), "it names no key"))?;
+        let mut frames = Vec::new();
+        opener.all_frames(bytes, |_, offset, length, frame| {
+            let contents = (0..frame.len()).filter_map(|number| frame.content(number));
+            let chunks: Vec<_> = contents.map(|content| (hasher.id(content), content.len() as u32)).collect();
+            frames.push(FrameEntry::new(offset, length, &chunks));
+            Ok(())
+        })?;
+        Ok(Self { id, size: bytes.len() as u64, frames, header: bytes[..HEADER_LENGTH].to_vec() })
+    }
+}
+
 /// A frame's chunks, in the clear.
 #[derive(Debug)]
 pub struct OpenFrame {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::id::ChunkId;
+use super::id::{ChunkId, PackId};
 use super::index::{Index, IndexObject, PackEntry};
 use super::open::{Repository, task_failed};
 use super::pack::{Compressor, Frame, FrameBuilder, PACK_TARGET, PackBuilder, pack_key};
@@ -45,7 +45,7 @@ pub struct Writer {
 /// The other end of a [`Writer`]: uploads what it fills.
 #[derive(Debug)]
 pub struct Uploads {
-    task: JoinHandle<Result<u64>>,
+    task: JoinHandle<Result<Vec<PackId>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -182,12 +182,11 @@ impl Sink {
 }
 
 impl Uploads {
-    /// Waits until every pack is stored and entered into an index object; gives the number of packs that are new to the
-    /// index.
+    /// Waits until every pack is stored and entered into an index object; gives the packs that are new to the index.
     ///
     /// # Errors
     /// The first failed upload's.
-    pub async fn finish(self) -> Result<u64> {
+    pub async fn finish(self) -> Result<Vec<PackId>> {
         self.task.await.map_err(|error| task_failed(&error))?
     }
 }
@@ -202,10 +201,10 @@ struct Uploader {
 }
 
 impl Uploader {
-    async fn run(mut self, mut queue: mpsc::Receiver<(PackEntry, Vec<u8>)>) -> Result<u64> {
+    async fn run(mut self, mut queue: mpsc::Receiver<(PackEntry, Vec<u8>)>) -> Result<Vec<PackId>> {
         let places = Arc::new(Semaphore::new(PARALLEL_UPLOADS));
         let mut under_way: JoinSet<Result<PackEntry>> = JoinSet::new();
-        let mut indexed = 0;
+        let mut indexed = Vec::new();
         let mut last_index = Instant::now();
         let mut all_handed_over = false;
         let result = loop {
@@ -216,7 +215,7 @@ impl Uploader {
                     Ok(pack) => {
                         self.note(pack).await?;
                         if last_index.elapsed() >= INDEX_INTERVAL {
-                            indexed += self.write_index().await?;
+                            indexed.extend(self.write_index().await?);
                             last_index = Instant::now();
                         }
                     }
@@ -248,7 +247,8 @@ impl Uploader {
             }
         }
         result?;
-        Ok(indexed + self.write_index().await?)
+        indexed.extend(self.write_index().await?);
+        Ok(indexed)
     }
 
     async fn note(&mut self, pack: PackEntry) -> Result<()> {
@@ -264,19 +264,19 @@ impl Uploader {
         Ok(())
     }
 
-    async fn write_index(&mut self) -> Result<u64> {
+    async fn write_index(&mut self) -> Result<Vec<PackId>> {
         let packs = std::mem::take(&mut self.done);
-        let count = packs.len() as u64;
+        let ids: Vec<PackId> = packs.iter().map(|pack| pack.id).collect();
         for object in IndexObject::split(packs, Vec::new()) {
             self.repository.put_index(&object).await?;
         }
-        if count > 0
+        if !ids.is_empty()
             && let Some(cache) = self.repository.cache.clone()
             && let Err(error) = cache.clear_pending()
         {
             tracing::warn!(%error, "the local cache could not be written");
         }
-        Ok(count)
+        Ok(ids)
     }
 }
 

@@ -27,6 +27,8 @@ use crate::error::{Code, Error, Result};
 
 /// An announced length is trusted for memory up to this; what really arrives decides beyond it.
 const TRUSTED_LENGTH: u64 = 32 << 20;
+/// No object of a repository is larger: an index object of the format's largest size.
+const MAX_OBJECT: u64 = 128 << 20;
 /// Characters of a server's own words that go into an error.
 const QUOTED: usize = 200;
 
@@ -198,7 +200,7 @@ impl S3Store {
     }
 
     /// Everything that an answer announced, or an error.
-    async fn body(&self, key: &str, answer: GetObjectOutput) -> Result<Bytes> {
+    async fn body(&self, key: &str, answer: GetObjectOutput, limit: u64) -> Result<Bytes> {
         let attempt = || self.attempt(Operation::Read, Some(key));
         let announced = answer.content_length().and_then(|length| u64::try_from(length).ok());
         let mut bytes = BytesMut::with_capacity(announced.unwrap_or_default().min(TRUSTED_LENGTH) as usize);
@@ -206,6 +208,9 @@ impl S3Store {
         while let Some(some) = body.next().await {
             let some = some.map_err(|failure| http::broken_answer(&attempt(), &failure).at_key(key))?;
             bytes.extend_from_slice(&some);
+            if bytes.len() as u64 > limit {
+                return Err(Error::corrupt(key, format!("{}: more than {limit} bytes came", attempt())));
+            }
         }
         if announced.is_some_and(|announced| announced != bytes.len() as u64) {
             let message = format!("{}: {} bytes came, others were announced", attempt(), bytes.len());
@@ -259,7 +264,7 @@ impl Store for S3Store {
     async fn get(&self, key: &str) -> Result<Bytes> {
         let request = self.client.get_object().bucket(&self.bucket.name).key(self.bucket.name_of(key));
         let answer = request.send().await.map_err(|failure| self.failed(Operation::Read, Some(key), &failure))?;
-        self.body(key, answer).await
+        self.body(key, answer, MAX_OBJECT).await
     }
 
     async fn get_range(&self, key: &str, offset: u64, length: u64) -> Result<Bytes> {
@@ -280,7 +285,7 @@ impl Store for S3Store {
             let message = format!("{attempt}: the storage service does not answer ranges");
             return Err(Error::new(Code::Network, message).at_key(key));
         }
-        let bytes = self.body(key, answer).await?;
+        let bytes = self.body(key, answer, length).await?;
         if bytes.len() as u64 == length { Ok(bytes) } else { Err(short()) }
     }
 
