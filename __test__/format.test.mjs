@@ -115,27 +115,29 @@ async function mustRead(...args) {
   return report;
 }
 
-for (const encrypt of [true, false]) {
-  const kind = encrypt ? "encrypted" : "unencrypted";
-  test(`a second reader reads an ${kind} repository`, async (t) => {
+const APPLICATION_KEY_SLOT = ["--application-key-env", "TEST_APPLICATION_KEY"];
+const OTHER_SLOTS = [
+  ["--passphrase-env", "TEST_PASSPHRASE"],
+  ["--key-file", keyFile],
+];
+/** How each repository is configured, and what opens it. */
+const REPOSITORIES = {
+  "encrypted with the application key": [{ applicationKey: APPLICATION_KEY }, [APPLICATION_KEY_SLOT]],
+  "encrypted with other secrets": [{ applicationKey: APPLICATION_KEY, passphrase: PASSPHRASE, keyFile }, OTHER_SLOTS],
+  unencrypted: [{ encrypt: false }, [["--plain"]]],
+};
+
+for (const [kind, [settings, openings]] of Object.entries(REPOSITORIES)) {
+  const encrypt = settings.encrypt ?? true;
+  test(`a second reader reads a repository that is ${kind}`, async (t) => {
     const directory = path.join(root, kind);
-    const secrets = encrypt ? { applicationKey: APPLICATION_KEY, passphrase: PASSPHRASE, keyFile } : {};
     const config = writeConfig(path.join(root, `${kind}.json`), {
-      endpoint: `file://${directory}`,
-      encrypt,
-      ...secrets,
+      endpoint: `file://${encodeURI(directory)}`,
+      ...settings,
     });
     const { snapshot, files, bytes, exceptions } = await mustRun("push", { config, stateDir });
     const pulled = path.join(root, `pulled-${kind}`);
     await mustRun("pull", { config, stateDir, args: ["--snapshot", snapshot, "--target", pulled] });
-    const openings = encrypt
-      ? [
-          ["--application-key-env", "TEST_APPLICATION_KEY"],
-          ["--passphrase-env", "TEST_PASSPHRASE"],
-          ["--key-file", keyFile],
-        ]
-      : [["--plain"]];
-
     for (const secret of openings) {
       await t.test(`all of it, with ${secret[0]}`, async () => {
         const report = await mustRead(directory, secret, ["--hashes"]);
@@ -168,7 +170,7 @@ for (const encrypt of [true, false]) {
     });
 
     await t.test("nothing without the right secret", async () => {
-      const wrong = encrypt ? ["--plain"] : ["--passphrase-env", "TEST_PASSPHRASE"];
+      const wrong = encrypt ? ["--plain"] : APPLICATION_KEY_SLOT;
       const { code, stdout } = await secondReader(directory, wrong, ["--list"]);
       assert.deepEqual([code, stdout], [1, ""]);
     });
