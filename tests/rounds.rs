@@ -404,3 +404,19 @@ fn with_a_passphrase_the_application_key_opens_nothing() {
     only.target = openclaw_b2_backup::config::Target { application_key: None, ..bench.target.clone() };
     assert_same(&tree(&only.pull("latest")), &bench.tree());
 }
+
+#[test]
+fn reading_a_database_leaves_nothing_beside_it() {
+    let bench = Bench::default();
+    drop(sql(&bench, SHARED, "PRAGMA journal_mode=WAL; CREATE TABLE notes(body TEXT); INSERT INTO notes VALUES ('old')"));
+    let before = bench.tree();
+    bench.push();
+    assert_same(&bench.tree(), &before);
+    drop(sql(&bench, SHARED, "UPDATE notes SET body = 'new'"));
+    let before = bench.tree();
+    bench.try_rollback("latest", &[], true).unwrap();
+    assert_same(&bench.tree(), &before);
+    bench.rollback("latest");
+    assert_eq!(bench.tree().keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
+    assert_eq!(text(&bench, SHARED, "SELECT body FROM notes"), "old");
+}

@@ -22,7 +22,7 @@ use crate::repository::open::{IfMissing, Repository, task_failed};
 use crate::repository::restore::{parents, time};
 use crate::repository::tree::{Entry, Kind};
 use crate::repository::write::Writer;
-use crate::state::database;
+use crate::state::database::{self, Exclusive};
 use crate::state::rules::{PathFilter, Rules};
 use crate::state::scan::{Signature, mode, mtime, scan};
 use crate::state::swap::{Attributes, Step, Swap, lock_databases};
@@ -59,7 +59,8 @@ pub async fn rollback(target: &Target, options: RollbackOptions, operation: &Ope
     }
     // Looked at early too: a rollback that cannot be leaves no safety snapshot behind.
     let (state_dir, steps) = (target.state_dir.clone(), plan.steps());
-    let free = tokio::task::spawn_blocking(move || lock_databases(&state_dir, &steps).map(drop));
+    let free = move || lock_databases(&state_dir, &steps).map(|locks| locks.into_iter().for_each(Exclusive::release));
+    let free = tokio::task::spawn_blocking(free);
     free.await.map_err(|error| task_failed(&error))??;
     let safety = upload.commit(Trigger::BeforeRollback).await?.to_string();
 
@@ -161,7 +162,7 @@ impl Plan {
             ));
         }
         plan.delete(target, live, wanted, filter, &replaced);
-        plan.take_side_files(&target.state_dir);
+        plan.take_orphaned_side_files(&target.state_dir);
         let restart = |path: &String| path.starts_with("openclaw.json");
         plan.restart_required = plan.going.values().any(|going| going.database)
             || plan.stage.iter().any(|entry| entry.kind == Kind::Database)
@@ -300,7 +301,7 @@ impl Plan {
                 self.deleted.push(path.into());
                 gone.insert(path.into());
                 if entry.kind == Kind::Database {
-                    gone.extend(["-wal", "-shm", "-journal"].map(|suffix| format!("{path}{suffix}")));
+                    gone.extend(database::SIDE_FILES.map(|suffix| format!("{path}{suffix}")));
                 }
             }
         }
@@ -321,17 +322,16 @@ impl Plan {
         self.deleted.sort();
     }
 
-    /// A database goes with its side files, and none is put beside those of another.
-    fn take_side_files(&mut self, state_dir: &Path) {
-        let staged = self.stage.iter().filter(|entry| entry.kind == Kind::Database).map(|entry| entry.path.clone());
-        let going = self.going.iter().filter(|(_, going)| going.database).map(|(path, _)| path.clone());
-        for path in staged.chain(going).collect::<HashSet<_>>() {
-            for suffix in ["-wal", "-shm", "-journal"] {
-                let side = format!("{path}{suffix}");
-                let is_file = fs::symlink_metadata(state_dir.join(&side)).is_ok_and(|meta| meta.is_file());
-                if is_file {
-                    let saved = self.going.get(&path).is_some_and(|going| going.saved);
-                    self.going.entry(side).or_insert(Going { saved, database: false });
+    /// No database is put beside the side files of one that is not there any more. (One that is there takes its own along.)
+    fn take_orphaned_side_files(&mut self, state_dir: &Path) {
+        for entry in self.stage.iter().filter(|entry| entry.kind == Kind::Database) {
+            if self.going.contains_key(&entry.path) {
+                continue;
+            }
+            for suffix in database::SIDE_FILES {
+                let side = format!("{}{suffix}", entry.path);
+                if fs::symlink_metadata(state_dir.join(&side)).is_ok() {
+                    self.going.insert(side, Going { saved: false, database: false });
                 }
             }
         }
@@ -386,8 +386,13 @@ impl Plan {
         let prepare = || {
             let warnings = self.keep_own_rows(state_dir, &swap)?;
             let locks = lock_databases(state_dir, &steps)?;
-            self.check_unchanged(state_dir, signatures)?;
-            Ok((warnings, locks))
+            match self.check_unchanged(state_dir, signatures) {
+                Ok(()) => Ok((warnings, locks)),
+                Err(error) => {
+                    locks.into_iter().for_each(Exclusive::release);
+                    Err(error)
+                }
+            }
         };
         match prepare() {
             Ok((warnings, _locks)) => swap.apply(safety, steps).map(|()| warnings),

@@ -4,6 +4,8 @@
 //! nothing of what free pages remember, keeps every rowid (plain `VACUUM` renumbers tables that have neither an INTEGER
 //! PRIMARY KEY nor an index), and has no write-ahead log beside it.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::private::create_private_file;
+use super::scan::Signature;
 use crate::error::{Code, Error, Result};
 
 /// How every SQLite database starts (<https://sqlite.org/fileformat2.html>, section 1.3).
@@ -100,25 +103,59 @@ pub fn copy_for_snapshot(source: &Path, copy: &Path) -> Result<()> {
 fn vacuum_into(source: &Path, copy: &Path) -> Result<()> {
     create_private_file(copy)?;
     let target = copy.to_str().ok_or_else(|| Error::config("stateDir", "the path is not valid UTF-8"))?;
+    if rests(source) && vacuum_at_rest(source, target) {
+        return Ok(());
+    }
     let attempt = |flags| {
         let connection = Connection::open_with_flags(source, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
-        // The copy lives for seconds; what is durable is what reaches the store.
-        connection.pragma_update(None, "synchronous", "OFF")?;
-        connection.execute("VACUUM INTO ?1", [target])
+        vacuum(&connection, target)
     };
     // Reading alone never checkpoints or recovers the owner's files. A database left with a hot rollback journal cannot
     // be read that way: SQLite has to roll it back first, as the next program to open it would.
     let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
     match attempt(flags) {
         Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ReadOnly) => {
-            attempt(OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_WRITE).map(|_| ())
+            attempt(OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_WRITE)
         }
         // The schema needs a collation or function of its owner's: only page by page can it be copied.
         Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::Unknown) => copy_pages(source, copy),
-        result => result.map(|_| ()),
+        result => result,
     }
     .map_err(failed("copy", source))
+}
+
+fn vacuum(connection: &Connection, target: &str) -> rusqlite::Result<()> {
+    // The copy lives for seconds; what is durable is what reaches the store.
+    connection.pragma_update(None, "synchronous", "OFF")?;
+    connection.execute("VACUUM INTO ?1", [target]).map(|_| ())
+}
+
+/// Whether the database is in WAL mode and nobody has it open: then a mere reader would leave a log and an index of it
+/// beside it, which nobody cleans up.
+fn rests(source: &Path) -> bool {
+    // The read and write versions of the header: 2 is WAL (<https://sqlite.org/fileformat2.html>, section 1.3.3).
+    let mut header = [0; 20];
+    let is_wal = File::open(source).and_then(|mut file| file.read_exact(&mut header)).is_ok() && header[18..] == [2, 2];
+    is_wal && side_files(source).iter().all(|file| !file.exists())
+}
+
+/// Copies a database as if nobody could change it; `false` when somebody did, or when it cannot be copied.
+fn vacuum_at_rest(source: &Path, target: &str) -> bool {
+    let attempt = || -> Option<()> {
+        let mut uri = url::Url::from_file_path(source).ok()?;
+        uri.set_query(Some("immutable=1"));
+        let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        let before = Signature::of(source).ok()?;
+        vacuum(&Connection::open_with_flags(uri.as_str(), flags).ok()?, target).ok()?;
+        (rests(source) && Signature::of(source).ok()? == before).then_some(())
+    };
+    let copied = attempt().is_some();
+    if !copied {
+        // The next attempt wants it empty, as it was.
+        let _ = File::options().write(true).truncate(true).open(target);
+    }
+    copied
 }
 
 /// Copies all pages in one step, which no writer can come between.
@@ -298,7 +335,21 @@ pub fn check_integrity(path: &Path) -> Result<()> {
 /// A database that nobody else has open, and that nobody can open until this is dropped.
 #[derive(Debug)]
 pub struct Exclusive {
-    _connection: Connection,
+    connection: Connection,
+    /// Side files that came into being only by opening it.
+    made: Vec<PathBuf>,
+}
+
+impl Exclusive {
+    /// Lets go of a database that is still where it was. (To be dropped instead when it was moved: by then the names may
+    /// belong to another.)
+    pub fn release(self) {
+        // While the lock is held nobody else can have these open.
+        for file in &self.made {
+            let _ = std::fs::remove_file(file);
+        }
+        drop(self.connection);
+    }
 }
 
 /// Takes a live database for this process alone, without changing its files.
@@ -321,8 +372,12 @@ pub fn take_exclusively(path: &Path) -> Result<Exclusive> {
         connection.execute_batch("BEGIN EXCLUSIVE")?;
         Ok(connection)
     };
+    let mut made: Vec<PathBuf> = side_files(path).into_iter().filter(|file| !file.exists()).collect();
     match attempt() {
-        Ok(connection) => Ok(Exclusive { _connection: connection }),
+        Ok(connection) => {
+            made.retain(|file| file.exists());
+            Ok(Exclusive { connection, made })
+        }
         Err(error) => match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
                 Err(in_use(path, "another process"))
@@ -330,7 +385,7 @@ pub fn take_exclusively(path: &Path) -> Result<Exclusive> {
             // A damaged database cannot be locked through SQLite, and is what a rollback is there to replace.
             Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
                 Connection::open_in_memory()
-                    .map(|connection| Exclusive { _connection: connection })
+                    .map(|connection| Exclusive { connection, made: Vec::new() })
                     .map_err(failed("open", path))
             }
             _ => Err(failed("lock", path)(error)),
@@ -364,10 +419,13 @@ fn holder_of(path: &Path) -> Option<String> {
     None
 }
 
+/// What SQLite appends to a database's name for its write-ahead log, the index of that, and its rollback journal.
+pub const SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
+
 /// The database's own side files, which belong to it and to no other.
 #[must_use]
 pub fn side_files(path: &Path) -> [PathBuf; 3] {
-    ["-wal", "-shm", "-journal"].map(|suffix| {
+    SIDE_FILES.map(|suffix| {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);
         PathBuf::from(name)

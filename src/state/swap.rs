@@ -5,6 +5,7 @@
 //! moves out of it. The swap counts as done once the journal is gone. [`recover`] finishes what a crash interrupted, or
 //! takes it back if it cannot be finished.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -34,7 +35,7 @@ pub enum Step {
         path: String,
         /// Whether a copy of it exists in a snapshot: then it is deleted in the end, otherwise set aside.
         saved: bool,
-        /// Whether it is a database, which nobody may have open.
+        /// Whether it is a database, which nobody may have open, and which goes with its side files.
         database: bool,
     },
     /// Makes a directory that was not there.
@@ -206,7 +207,17 @@ pub fn lock_databases(state_dir: &Path, steps: &[Step]) -> Result<Vec<Exclusive>
         _ => None,
     });
     let is_file = |path: &PathBuf| std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
-    databases.filter(is_file).map(|path| database::take_exclusively(&path)).collect()
+    let mut locks = Vec::new();
+    for path in databases.filter(is_file) {
+        match database::take_exclusively(&path) {
+            Ok(lock) => locks.push(lock),
+            Err(error) => {
+                locks.into_iter().for_each(Exclusive::release);
+                return Err(error);
+            }
+        }
+    }
+    Ok(locks)
 }
 
 impl Step {
@@ -248,6 +259,16 @@ impl Mover {
         if saved { format!("{FOLDER}/{SWAP}/old/{path}") } else { format!("{}/{path}", self.set_aside) }
     }
 
+    /// Renames something. A database's side files go first, so that at no moment it lies beside those of another.
+    fn rename_with_side_files(&self, from: &str, to: &str) -> io::Result<()> {
+        for suffix in database::SIDE_FILES {
+            if self.exists(&format!("{from}{suffix}"))? {
+                self.rename(&format!("{from}{suffix}"), &format!("{to}{suffix}"))?;
+            }
+        }
+        if self.exists(from)? { self.rename(from, to) } else { Ok(()) }
+    }
+
     fn exists(&self, path: &str) -> io::Result<bool> {
         match self.root.symlink_metadata(path) {
             Ok(_) => Ok(true),
@@ -270,23 +291,37 @@ impl Mover {
             aside.push('~');
         }
         tracing::warn!(path, aside, "something new was in the way and is kept aside");
-        self.rename(path, &aside)
+        self.rename_with_side_files(path, &aside)
     }
 
     fn forward(&self, steps: &[Step]) -> Result<()> {
-        steps.iter().try_for_each(|step| {
-            self.perform(step).map_err(|(what, path, error)| Error::io(what, &self.shown.join(path), error))
-        })
+        let replaced: HashSet<&str> = steps
+            .iter()
+            .filter_map(|step| if let Step::PutIn(path) = step { Some(path.as_str()) } else { None })
+            .collect();
+        for step in steps {
+            // What replaces it may be in place already: that must not be taken for the old.
+            if let Step::TakeAway { path, .. } = step
+                && replaced.contains(path.as_str())
+                && self.exists(&Self::staged(path)).is_ok_and(|waits| !waits)
+            {
+                continue;
+            }
+            self.perform(step).map_err(|(what, path, error)| Error::io(what, &self.shown.join(path), error))?;
+        }
+        Ok(())
     }
 
     fn perform<'s>(&self, step: &'s Step) -> std::result::Result<(), (&'static str, &'s str, io::Error)> {
         match step {
-            Step::TakeAway { path, saved, .. } => (|| {
+            Step::TakeAway { path, saved, database } => (|| {
                 let away = self.away(path, *saved);
-                if !self.exists(&away)? && self.exists(path)? {
-                    self.rename(path, &away)?;
+                match (self.exists(&away)?, *database) {
+                    (true, _) => Ok(()),
+                    (false, true) => self.rename_with_side_files(path, &away),
+                    (false, false) if self.exists(path)? => self.rename(path, &away),
+                    (false, false) => Ok(()),
                 }
-                Ok(())
             })()
             .map_err(|error| ("move away", path.as_str(), error)),
             Step::MakeDirectory(path) => match self.root.create_dir(path) {
@@ -344,21 +379,23 @@ impl Mover {
 
     fn take_back<'s>(&self, step: &'s Step) -> std::result::Result<(), (&'s str, io::Error)> {
         match step {
-            Step::TakeAway { path, saved, .. } => (|| {
+            Step::TakeAway { path, saved, database } => (|| {
                 let away = self.away(path, *saved);
-                if self.exists(&away)? {
-                    if self.exists(path)? {
-                        self.make_way(path)?;
-                    }
-                    self.root.rename(away, &self.root, path)?;
+                if self.exists(&away)? && self.exists(path)? {
+                    self.make_way(path)?;
                 }
-                Ok(())
+                match (*database, self.exists(&away)?) {
+                    (true, _) => self.rename_with_side_files(&away, path),
+                    (false, true) => self.rename(&away, path),
+                    (false, false) => Ok(()),
+                }
             })()
             .map_err(|error| (path.as_str(), error)),
             Step::PutIn(path) => (|| {
                 let staged = Self::staged(path);
                 if !self.exists(&staged)? && self.exists(path)? {
-                    self.rename(path, &staged)?;
+                    // With what a program that ran meanwhile may have made beside it.
+                    self.rename_with_side_files(path, &staged)?;
                 }
                 Ok(())
             })()
