@@ -408,7 +408,11 @@ fn with_a_passphrase_the_application_key_opens_nothing() {
 #[test]
 fn reading_a_database_leaves_nothing_beside_it() {
     let bench = Bench::default();
-    drop(sql(&bench, SHARED, "PRAGMA journal_mode=WAL; CREATE TABLE notes(body TEXT); INSERT INTO notes VALUES ('old')"));
+    drop(sql(
+        &bench,
+        SHARED,
+        "PRAGMA journal_mode=WAL; CREATE TABLE notes(body TEXT); INSERT INTO notes VALUES ('old')",
+    ));
     let before = bench.tree();
     bench.push();
     assert_same(&bench.tree(), &before);

@@ -33,8 +33,8 @@ const READ_ATTEMPTS: usize = 3;
 pub(super) struct Captured {
     /// The tree, ordered by path.
     pub(super) entries: Vec<Entry>,
-    /// Where the stored tree starts.
-    pub(super) root: Root,
+    /// Where the stored tree starts; `None` when it is the one of [`Capture::stored_digest`].
+    pub(super) root: Option<Root>,
     /// What tells this tree from the last one; see [`digest`].
     pub(super) digest: String,
     /// Files and databases.
@@ -93,6 +93,8 @@ pub(super) struct Capture {
     pub(super) meter: Arc<Meter>,
     pub(super) operation: Operation,
     pub(super) cache: Arc<Cache>,
+    /// The [`Captured::digest`] of a tree that need not be stored, since it is.
+    pub(super) stored_digest: Option<String>,
 }
 
 impl Capture {
@@ -149,22 +151,12 @@ impl Capture {
         let gone = known.into_keys().filter(|path| !present.contains(path.as_str())).collect();
         add_exceptions(&mut entries, &exceptions);
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        let root = self.write_tree(&entries)?;
+        let digest = digest(&entries);
+        let root = if self.stored_digest.as_ref() == Some(&digest) { None } else { Some(self.write_tree(&entries)?) };
         let writer =
             Arc::into_inner(self.writer).ok_or_else(|| Error::new(Code::Io, "internal error: a sink is left"))?;
         writer.finish()?;
-        Ok(Captured {
-            digest: digest(&entries),
-            entries,
-            root,
-            files,
-            bytes,
-            changed_files,
-            exceptions,
-            signatures,
-            cacheable,
-            gone,
-        })
+        Ok(Captured { entries, root, digest, files, bytes, changed_files, exceptions, signatures, cacheable, gone })
     }
 
     /// Whether the file can be taken over without reading it: same signature, and the store still has all of it.

@@ -35,7 +35,7 @@ const LAST_SNAPSHOT: &str = "last";
 pub async fn push(target: &Target, options: PushOptions, operation: &Operation) -> Result<PushReport> {
     let started = Instant::now();
     let workplace = Workplace::open(target, "push").await?;
-    let mut upload = Upload::start(target, &workplace, operation).await?;
+    let mut upload = Upload::start(target, &workplace, WhenUnchanged::Skip, operation).await?;
     let mut warnings = Vec::new();
     if !upload.index.unreadable.is_empty() {
         warnings.push(format!("the repository is damaged, run verify: {}", upload.index.unreadable.join("; ")));
@@ -91,7 +91,12 @@ impl<'w> Upload<'w> {
     ///
     /// # Errors
     /// Those of [`push`].
-    pub(super) async fn start(target: &Target, workplace: &'w Workplace, operation: &Operation) -> Result<Self> {
+    pub(super) async fn start(
+        target: &Target,
+        workplace: &'w Workplace,
+        when_unchanged: WhenUnchanged,
+        operation: &Operation,
+    ) -> Result<Self> {
         let rules = Rules::new(&target.include, &target.exclude, target.encrypt)?;
         if !target.extra_paths.is_empty() {
             return Err(Error::config("extraPaths", "is not supported by this version yet")
@@ -127,6 +132,10 @@ impl<'w> Upload<'w> {
             meter,
             operation: operation.clone(),
             cache: Arc::clone(&workplace.cache),
+            stored_digest: match when_unchanged {
+                WhenUnchanged::Skip => last_digest(workplace, &repository),
+                WhenUnchanged::Store => None,
+            },
         };
         let work = tokio::task::spawn_blocking(move || capture.run(scan, known));
         let worked = work.await.map_err(|error| task_failed(&error)).flatten();
@@ -140,11 +149,9 @@ impl<'w> Upload<'w> {
         Ok(Self { repository, captured, workplace, index, listed_at, new_packs })
     }
 
-    /// Whether this machine's last snapshot is there and holds the very same.
+    /// Whether this machine's last snapshot is there and holds the very same, so that there is nothing to commit.
     pub(super) fn is_unchanged(&self) -> bool {
-        let last = self.workplace.cache.object(LAST_SNAPSHOT);
-        let last: Option<LastSnapshot> = last.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        last.is_some_and(|last| last.digest == self.captured.digest && self.repository.contents.has_snapshot(&last.id))
+        self.captured.root.is_none()
     }
 
     /// Writes the manifest: from here on the snapshot exists.
@@ -175,6 +182,21 @@ impl<'w> Upload<'w> {
             tracing::warn!(%error, "the local cache could not be written");
         }
     }
+}
+
+/// What to do when this machine's last snapshot holds the very same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WhenUnchanged {
+    /// Nothing: there will be no snapshot.
+    Skip,
+    /// Store its tree all the same: there will be one.
+    Store,
+}
+
+/// The digest of this machine's last snapshot, if that is still listed.
+fn last_digest(workplace: &Workplace, repository: &Repository) -> Option<String> {
+    let last: LastSnapshot = serde_json::from_slice(&workplace.cache.object(LAST_SNAPSHOT)?).ok()?;
+    repository.contents.has_snapshot(&last.id).then_some(last.digest)
 }
 
 /// Packs that an interrupted run has uploaded, as far as the store has them whole and no index object names them.
@@ -209,6 +231,8 @@ async fn write_manifest(
     trigger: Trigger,
     captured: &Captured,
 ) -> Result<SnapshotId> {
+    let tree =
+        captured.root.clone().ok_or_else(|| Error::new(Code::Io, "internal error: there is nothing to commit"))?;
     let whole_seconds = jiff::TimestampRound::new().smallest(jiff::Unit::Second).mode(jiff::RoundMode::Trunc);
     let now = jiff::Timestamp::try_from(repository.store.now())
         .and_then(|time| time.round(whole_seconds))
@@ -229,7 +253,7 @@ async fn write_manifest(
         bytes: captured.bytes,
         exceptions: captured.exceptions.len() as u64,
         first_exceptions: captured.exceptions.iter().take(LISTED_EXCEPTIONS).cloned().collect(),
-        tree: captured.root.clone(),
+        tree,
     };
     let manifest = summary.to_manifest(&id, repository.keyring.writing())?;
     repository.store.put(&id.manifest_key(), Bytes::from(manifest.clone())).await?;

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use super::capture::{Capture, Captured};
 use super::list::select;
-use super::push::Upload;
+use super::push::{Upload, WhenUnchanged};
 use super::workplace::Workplace;
 use super::{Meter, Operation, RollbackOptions, RollbackReport, Trigger};
 use crate::config::Target;
@@ -52,7 +52,7 @@ pub async fn rollback(target: &Target, options: RollbackOptions, operation: &Ope
         let plan = plan(&look(target, &workplace, &repository, operation).await?)?;
         return Ok(plan.report(id.to_string(), None));
     }
-    let mut upload = Upload::start(target, &workplace, operation).await?;
+    let mut upload = Upload::start(target, &workplace, WhenUnchanged::Store, operation).await?;
     let plan = plan(&upload.captured)?;
     if plan.is_empty() {
         return Ok(plan.report(id.to_string(), None));
@@ -101,7 +101,10 @@ pub(super) async fn look(
         let scanned_at = SystemTime::now();
         let scan = scan(&state_dir, &rules, &operation)?;
         let known = cache.files();
-        Capture { state_dir, temporary, chunker, scanned_at, writer, meter, operation, cache }.run(scan, known)
+        let stored_digest = None;
+        let capture =
+            Capture { state_dir, temporary, chunker, scanned_at, writer, meter, operation, cache, stored_digest };
+        capture.run(scan, known)
     };
     tokio::task::spawn_blocking(read).await.map_err(|error| task_failed(&error))?
 }

@@ -148,7 +148,9 @@ impl PackBuilder {
     pub fn new(key: &MasterKey) -> Result<Self> {
         let id = PackId(random()?);
         let sealer = Sealer::new(key, Role::Pack, &pack_key(id))?;
-        let bytes = sealer.header().to_bytes().to_vec();
+        // At once: growing by doubling would leave holes that the allocator cannot fill.
+        let mut bytes = Vec::with_capacity(PACK_TARGET + (PACK_TARGET >> 5));
+        bytes.extend_from_slice(&sealer.header().to_bytes());
         Ok(Self { id, sealer, bytes, frames: Vec::new() })
     }
 

@@ -18,7 +18,7 @@ use crate::error::{Code, Error, Result};
 /// more bytes than this on all but the slowest lines.
 const MAX_GAP: u64 = 512 << 10;
 /// No request asks for more than this and one frame.
-const MAX_RANGE: u64 = 16 << 20;
+const MAX_RANGE: u64 = 8 << 20;
 /// Requests under way at once. With each holds at most [`MAX_RANGE`] and a frame in memory.
 const PARALLEL_READS: usize = 3;
 /// The most bytes that a file tree or a list of its chunks may take in memory.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::id::{ChunkId, PackId};
@@ -17,8 +17,8 @@ use super::seal::{ChunkHasher, MasterKey};
 use crate::commands::{Meter, Operation};
 use crate::error::{Error, Result};
 
-/// Packs being uploaded at once. With the one being filled, this bounds the memory that packs take: 4 * 16 MiB.
-const PARALLEL_UPLOADS: usize = 3;
+/// Packs that exist at once, being filled, waiting or being uploaded: this bounds the memory that they take to 64 MiB.
+const PACKS_IN_MEMORY: usize = 4;
 /// On a slow line packs are made smaller, so that one takes about this long and an interruption loses no more.
 const UPLOAD_TIME_TARGET: Duration = Duration::from_secs(8);
 /// But not smaller than this: each costs a request.
@@ -35,11 +35,27 @@ pub struct Writer {
     index: Arc<Index>,
     /// Chunks that this run has taken on, beyond those of the index.
     taken: Mutex<HashSet<ChunkId>>,
-    pack: Mutex<Option<PackBuilder>>,
+    pack: Mutex<Option<(PackBuilder, OwnedSemaphorePermit)>>,
     /// Bytes at which a pack is closed; the uploader adapts it to the line.
     pack_target: Arc<AtomicUsize>,
     /// Where full packs go; `None` when chunks are only to be named.
-    full: Option<mpsc::Sender<(PackEntry, Vec<u8>)>>,
+    outlet: Option<Outlet>,
+}
+
+#[derive(Debug)]
+struct Outlet {
+    full: mpsc::UnboundedSender<FullPack>,
+    /// One for each pack that may exist; closed when an upload has failed.
+    places: Arc<Semaphore>,
+    runtime: tokio::runtime::Handle,
+}
+
+#[derive(Debug)]
+struct FullPack {
+    entry: PackEntry,
+    bytes: Vec<u8>,
+    /// Given back when the upload is over.
+    place: OwnedSemaphorePermit,
 }
 
 /// The other end of a [`Writer`]: uploads what it fills.
@@ -63,7 +79,8 @@ impl Writer {
         operation: &Operation,
         meter: Arc<Meter>,
     ) -> (Self, Uploads) {
-        let (full, queue) = mpsc::channel(1);
+        let (full, queue) = mpsc::unbounded_channel();
+        let places = Arc::new(Semaphore::new(PACKS_IN_MEMORY));
         let pack_target = Arc::new(AtomicUsize::new(PACK_TARGET));
         let taken = adopted.iter().flat_map(|pack| &pack.frames).flat_map(|frame| frame.chunk_ids()).collect();
         let key = repository.keyring.writing().clone();
@@ -74,7 +91,7 @@ impl Writer {
             taken: Mutex::new(taken),
             pack: Mutex::new(None),
             pack_target: Arc::clone(&pack_target),
-            full: Some(full),
+            outlet: Some(Outlet { full, places: Arc::clone(&places), runtime: tokio::runtime::Handle::current() }),
         };
         let uploader = Uploader {
             repository: repository.clone(),
@@ -83,7 +100,12 @@ impl Writer {
             meter,
             done: adopted,
         };
-        (writer, Uploads { task: tokio::spawn(uploader.run(queue)) })
+        let task = async move {
+            let result = uploader.run(queue).await;
+            places.close();
+            result
+        };
+        (writer, Uploads { task: tokio::spawn(task) })
     }
 
     /// A writer that names chunks as `key` does and keeps none: to compare a state with a snapshot.
@@ -96,7 +118,7 @@ impl Writer {
             taken: Mutex::default(),
             pack: Mutex::default(),
             pack_target: Arc::default(),
-            full: None,
+            outlet: None,
         }
     }
 
@@ -111,28 +133,23 @@ impl Writer {
     /// Whether a chunk needs no upload: the store has it, or this run has taken it on.
     #[must_use]
     pub fn has(&self, id: ChunkId) -> bool {
-        self.full.is_none() || self.index.has_live(id) || lock(&self.taken).contains(&id)
+        self.outlet.is_none() || self.index.has_live(id) || lock(&self.taken).contains(&id)
     }
 
     fn append(&self, frame: Frame) -> Result<()> {
+        let Some(outlet) = &self.outlet else { return Ok(()) };
         let mut pack = lock(&self.pack);
-        let mut open = match pack.take() {
+        let (mut open, place) = match pack.take() {
             Some(open) => open,
-            None => PackBuilder::new(&self.key)?,
+            None => (PackBuilder::new(&self.key)?, outlet.place()?),
         };
         open.append(frame);
         if open.len() < self.pack_target.load(Ordering::Relaxed) {
-            *pack = Some(open);
+            *pack = Some((open, place));
             return Ok(());
         }
         drop(pack);
-        self.upload(open)
-    }
-
-    fn upload(&self, pack: PackBuilder) -> Result<()> {
-        // A closed channel means that an upload failed; `Uploads::finish` says how.
-        let Some(full) = &self.full else { return Ok(()) };
-        full.blocking_send(pack.finish()).map_err(|_| Error::cancelled())
+        outlet.upload(open, place)
     }
 
     /// Hands over the last pack. Blocks; every sink must have been finished before.
@@ -140,8 +157,23 @@ impl Writer {
     /// # Errors
     /// `CANCELLED` when an upload has failed.
     pub fn finish(self) -> Result<()> {
-        let last = lock(&self.pack).take();
-        last.map_or(Ok(()), |pack| self.upload(pack))
+        match (&self.outlet, lock(&self.pack).take()) {
+            (Some(outlet), Some((pack, place))) => outlet.upload(pack, place),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Outlet {
+    /// Waits until another pack may exist.
+    fn place(&self) -> Result<OwnedSemaphorePermit> {
+        // A closed semaphore or channel means that an upload failed; `Uploads::finish` says how.
+        self.runtime.block_on(Arc::clone(&self.places).acquire_owned()).map_err(|_| Error::cancelled())
+    }
+
+    fn upload(&self, pack: PackBuilder, place: OwnedSemaphorePermit) -> Result<()> {
+        let (entry, bytes) = pack.finish();
+        self.full.send(FullPack { entry, bytes, place }).map_err(|_| Error::cancelled())
     }
 }
 
@@ -159,7 +191,7 @@ impl Sink {
     /// `CANCELLED` when an upload has failed, `IO`.
     pub fn add(&mut self, content: &[u8]) -> Result<ChunkId> {
         let id = self.writer.hasher.id(content);
-        if self.writer.full.is_some() && !self.writer.index.has_live(id) && lock(&self.writer.taken).insert(id) {
+        if self.writer.outlet.is_some() && !self.writer.index.has_live(id) && lock(&self.writer.taken).insert(id) {
             self.frame.add(id, content);
             if self.frame.is_full() {
                 self.flush()?;
@@ -201,8 +233,7 @@ struct Uploader {
 }
 
 impl Uploader {
-    async fn run(mut self, mut queue: mpsc::Receiver<(PackEntry, Vec<u8>)>) -> Result<Vec<PackId>> {
-        let places = Arc::new(Semaphore::new(PARALLEL_UPLOADS));
+    async fn run(mut self, mut queue: mpsc::UnboundedReceiver<FullPack>) -> Result<Vec<PackId>> {
         let mut under_way: JoinSet<Result<PackEntry>> = JoinSet::new();
         let mut indexed = Vec::new();
         let mut last_index = Instant::now();
@@ -221,9 +252,8 @@ impl Uploader {
                     }
                     Err(error) => break Err(error),
                 },
-                pack = queue.recv(), if !all_handed_over && places.available_permits() > 0 => match pack {
-                    Some((entry, bytes)) => {
-                        let place = Arc::clone(&places).try_acquire_owned().map_err(|_| Error::cancelled())?;
+                pack = queue.recv(), if !all_handed_over => match pack {
+                    Some(FullPack { entry, bytes, place }) => {
                         let (store, target) = (Arc::clone(&self.repository.store), Arc::clone(&self.pack_target));
                         under_way.spawn(async move {
                             let started = Instant::now();
