@@ -17,8 +17,8 @@ use super::seal::{ChunkHasher, MasterKey};
 use crate::commands::{Meter, Operation};
 use crate::error::{Error, Result};
 
-/// Packs that exist at once, being filled, waiting or being uploaded: this bounds the memory that they take to 64 MiB.
-const PACKS_IN_MEMORY: usize = 4;
+/// Packs that exist at once, being filled, waiting or being uploaded: this bounds the memory that they take to 48 MiB.
+const PACKS_IN_MEMORY: usize = 3;
 /// On a slow line packs are made smaller, so that one takes about this long and an interruption loses no more.
 const UPLOAD_TIME_TARGET: Duration = Duration::from_secs(8);
 /// But not smaller than this: each costs a request.
