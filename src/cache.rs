@@ -90,7 +90,8 @@ impl Cache {
     pub fn objects(&self, prefix: &str) -> HashMap<String, Vec<u8>> {
         let rows = self.with(|connection| {
             let mut statement = connection.prepare("SELECT key, body FROM objects WHERE substr(key, 1, ?1) = ?2")?;
-            let rows = statement.query_map((prefix.len() as i64, prefix), |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let rows =
+                statement.query_map((prefix.len().cast_signed(), prefix), |row| Ok((row.get(0)?, row.get(1)?)))?;
             rows.collect::<rusqlite::Result<Vec<(String, Vec<u8>)>>>()
         });
         let rows = rows.unwrap_or_default();

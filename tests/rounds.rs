@@ -6,6 +6,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 
 use common::{Bench, Node, assert_same, code, tree};
 
@@ -77,7 +78,8 @@ fn a_part_can_be_pulled_by_globs() {
     assert_eq!(report.files, 4);
     let mut expected = bench.tree();
     expected.retain(|path, _| {
-        path.starts_with("agents") || path == "workspace" || (path.starts_with("workspace/") && path.ends_with(".md"))
+        let is_note = path.starts_with("workspace/") && Path::new(path).extension().is_some_and(|end| end == "md");
+        path.starts_with("agents") || path == "workspace" || is_note
     });
     assert_same(&tree(&to), &expected);
     let nothing = bench.try_pull_as(&bench.target, "latest", &bench.root.path().join("none"), &["nothing/*"]);
@@ -119,7 +121,7 @@ fn a_rollback_restores_removes_and_can_itself_be_rolled_back() {
 
     let plan = bench.try_rollback("latest", &[], true).unwrap();
     assert_same(&bench.tree(), &damaged);
-    assert_eq!(bench.list(), [first.clone()], "a plan stores nothing");
+    assert_eq!(bench.list(), std::slice::from_ref(&first), "a plan stores nothing");
 
     let report = bench.rollback("latest");
     assert_same(&bench.tree(), &before);
@@ -296,7 +298,7 @@ fn retention_keeps_the_newest_and_every_safety_snapshot() {
     let before = packs();
     let (first, second) = bench.prune_now();
     assert!(first.condemned_packs > 0 && second.deleted_packs > 0 && packs() < before, "{first:?} {second:?}");
-    assert_eq!(second.freed_bytes > 1_000_000, true, "{second:?}");
+    assert!(second.freed_bytes > 1_000_000, "{second:?}");
     assert!(bench.problems().is_empty());
     assert_same(&tree(&bench.pull(&listed[0])), &trees[4]);
     assert_same(&tree(&bench.pull(&listed[1])), &trees[3]);
@@ -341,8 +343,8 @@ fn a_condemned_pack_that_a_snapshot_needs_after_all_is_taken_back_into_use() {
     // A push that relied on the packs commits only now. (Here: the manifest of before comes back.)
     fs::create_dir_all(kept_manifest.parent().unwrap()).unwrap();
     fs::write(&kept_manifest, manifest).unwrap();
-    let mut keeping = Bench::default();
-    keeping.target = openclaw_b2_backup::config::Target { keep_snapshots: 9, ..bench.target.clone() };
+    let target = openclaw_b2_backup::config::Target { keep_snapshots: 9, ..bench.target.clone() };
+    let keeping = Bench { target, ..Bench::default() };
     for _ in 0..3 {
         keeping.prune_now();
     }
@@ -397,11 +399,11 @@ fn with_a_passphrase_the_application_key_opens_nothing() {
     populate(&bench);
     bench.push();
     assert_eq!(stored(&bench, "keys").len(), 1);
-    let mut without = Bench::default();
-    without.target = openclaw_b2_backup::config::Target { passphrase: None, ..bench.target.clone() };
+    let target = openclaw_b2_backup::config::Target { passphrase: None, ..bench.target.clone() };
+    let without = Bench { target, ..Bench::default() };
     assert_eq!(code(&without.try_pull("latest").unwrap_err()), "WRONG_KEY");
-    let mut only = Bench::default();
-    only.target = openclaw_b2_backup::config::Target { application_key: None, ..bench.target.clone() };
+    let target = openclaw_b2_backup::config::Target { application_key: None, ..bench.target.clone() };
+    let only = Bench { target, ..Bench::default() };
     assert_same(&tree(&only.pull("latest")), &bench.tree());
 }
 

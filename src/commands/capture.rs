@@ -171,7 +171,7 @@ impl Capture {
     fn read_all(&self, mut to_read: Vec<Found>, known: &HashMap<String, CachedFile>) -> Result<Vec<Outcome>> {
         let was_database = |path: &str| match known.get(path) {
             Some(known) => known.entry.kind == Kind::Database,
-            None => path.contains(".sqlite") || path.ends_with(".db"),
+            None => path.contains(".sqlite") || Path::new(path).extension().is_some_and(|extension| extension == "db"),
         };
         to_read.sort_by_key(|found| !was_database(&found.path));
         let next = AtomicUsize::new(0);
@@ -205,7 +205,9 @@ impl Capture {
     fn write_tree(&self, entries: &[Entry]) -> Result<Root> {
         let mut sink = self.writer.sink()?;
         let mut stream = Vec::new();
-        entries.iter().for_each(|entry| entry.write(&mut stream));
+        for entry in entries {
+            entry.write(&mut stream);
+        }
         let mut chunks = self.write_stream(&stream, &mut sink)?;
         let mut depth = 0;
         while chunks.len() > ROOT_CHUNKS {
@@ -291,13 +293,13 @@ impl Reader<'_> {
                 Attempt::Consistent(content) => {
                     let meta = file.metadata()?;
                     let entry =
-                        Entry::new(found.path.as_str(), Kind::File, mode(&meta), mtime(&meta)).with_content(content);
+                        Entry::new(found.path.as_str(), Kind::File, mode(&meta), mtime(&meta)).with_content(&content);
                     return Ok(self.kept(entry, before));
                 }
                 Attempt::Grew(content) if attempt == READ_ATTEMPTS => {
                     // Somebody appends faster than it can be read: what was there at one moment is a file they had.
                     let entry =
-                        Entry::new(found.path.as_str(), Kind::File, found.mode, found.mtime).with_content(content);
+                        Entry::new(found.path.as_str(), Kind::File, found.mode, found.mtime).with_content(&content);
                     return Ok(self.kept(entry, before));
                 }
                 Attempt::Grew(_) | Attempt::Changed => file = open_regular(&path)?,
@@ -348,7 +350,7 @@ impl Reader<'_> {
         };
         let meta = std::fs::symlink_metadata(path)?;
         let mut entry =
-            Entry::new(found.path.as_str(), Kind::Database, mode(&meta), mtime(&meta)).with_content(content);
+            Entry::new(found.path.as_str(), Kind::Database, mode(&meta), mtime(&meta)).with_content(&content);
         // The time of a database says when something was written to it, be it only a lease that is renewed each minute.
         // With the same content it stays what it was.
         if let Some(known) = known

@@ -20,6 +20,7 @@ use crate::repository::manifest::Summary;
 use crate::repository::open::{IfMissing, Repository};
 use crate::repository::pack::pack_key;
 use crate::repository::read::missing;
+use crate::repository::tree::Entry;
 use crate::store::ObjectMeta;
 
 /// How long a pack stays readable after it was condemned. No push may take longer: one that does looks again before it
@@ -64,7 +65,7 @@ pub(super) async fn apply_retention(
     let mut report = PruneReport::default();
     let regular = repository.contents.snapshots.iter().filter(|(id, _)| !id.is_safety()).count();
     // The one that was just made is not in the listing yet.
-    if regular + 1 <= target.keep_snapshots as usize {
+    if regular < target.keep_snapshots as usize {
         return Ok(report);
     }
     repository.refresh().await?;
@@ -109,13 +110,13 @@ fn kept<'s>(
     retention: &Retention,
     now: &jiff::Zoned,
 ) -> HashSet<&'s SnapshotId> {
+    type Period = fn(&jiff::Zoned) -> (i16, i16);
     let mut kept: HashSet<&SnapshotId> = snapshots.iter().rev().take(newest).copied().collect();
     let is_young = |time: &jiff::Zoned| {
         retention.max_age_days.is_none_or(|days| {
             now.timestamp().duration_since(time.timestamp()) <= jiff::SignedDuration::from_hours(24 * i64::from(days))
         })
     };
-    type Period = fn(&jiff::Zoned) -> (i16, i16);
     let day: Period = |time| (time.year(), time.day_of_year());
     let week: Period = |time| (time.date().iso_week_date().year(), time.date().iso_week_date().week().into());
     let month: Period = |time| (time.year(), time.month().into());
@@ -157,7 +158,7 @@ impl Needed {
             let read = repository.read_tree(index, tree, operation).await;
             let (entries, own) = read.map_err(|error| refused(id, error))?;
             chunks.extend(own);
-            chunks.extend(entries.iter().flat_map(|entry| entry.chunks()));
+            chunks.extend(entries.iter().flat_map(Entry::chunks));
         }
         match chunks.iter().find(|chunk| index.find(**chunk).is_none()) {
             Some(lost) => Err(missing(*lost)),

@@ -41,7 +41,7 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
         warnings.push(format!("the repository is damaged, run verify: {}", upload.index.unreadable.join("; ")));
     }
     let snapshot = if upload.is_unchanged() {
-        upload.remember(None).await;
+        upload.remember(None);
         None
     } else {
         let id = upload.commit(options.trigger).await?;
@@ -146,7 +146,7 @@ impl<'w> Upload<'w> {
             (Err(error), Ok(_)) | (_, Err(error)) => return Err(error),
         };
         operation.check()?;
-        Ok(Self { repository, captured, workplace, index, listed_at, new_packs })
+        Ok(Self { repository, captured, index, workplace, listed_at, new_packs })
     }
 
     /// Whether this machine's last snapshot is there and holds the very same, so that there is nothing to commit.
@@ -165,12 +165,12 @@ impl<'w> Upload<'w> {
             confirm_packs(&mut self.repository, &self.index, &self.new_packs).await?;
         }
         let id = write_manifest(&self.repository, self.workplace.machine, trigger, &self.captured).await?;
-        self.remember(Some(&id)).await;
+        self.remember(Some(&id));
         Ok(id)
     }
 
     /// Remembers what was read, and the snapshot made of it. A cache that fails costs time only.
-    pub(super) async fn remember(&mut self, snapshot: Option<&SnapshotId>) {
+    pub(super) fn remember(&mut self, snapshot: Option<&SnapshotId>) {
         let cache = &self.workplace.cache;
         let remembered = self.captured.remember(cache).and_then(|()| {
             let Some(id) = snapshot.filter(|id| !id.is_safety()) else { return Ok(()) };

@@ -18,9 +18,12 @@ pub async fn status(target: &Target, operation: &Operation) -> Result<StatusRepo
     let scanning = {
         let (state_dir, operation) = (target.state_dir.clone(), operation.clone());
         // On an empty machine there is nothing to look at yet.
-        tokio::task::spawn_blocking(move || match state_dir.is_dir() {
-            true => scan(&state_dir, &rules, &operation).map(|scan| scan.rebuildable),
-            false => Ok(Vec::new()),
+        tokio::task::spawn_blocking(move || {
+            if state_dir.is_dir() {
+                scan(&state_dir, &rules, &operation).map(|scan| scan.rebuildable)
+            } else {
+                Ok(Vec::new())
+            }
         })
     };
     let repository =

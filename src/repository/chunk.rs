@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(lengths(&MasterKey::plain(), &noise(100_001), ChunkSizes::SMALL), known);
         let known = [9158, 14422, 16024, 9476, 10232, 2457, 10241, 8967, 5174, 8194, 4955, 701];
         assert_eq!(lengths(&key, &noise(100_001), ChunkSizes::SMALL), known);
-        assert_eq!(lengths(&key, &[0; 150_001], ChunkSizes::SMALL), [65536, 65536, 18929]);
+        assert_eq!(lengths(&key, &vec![0; 150_001], ChunkSizes::SMALL), [65536, 65536, 18929]);
         let known = [86151, 50742, 111_224, 49428, 34600, 74592];
         assert_eq!(lengths(&key, &noise(4_000_001), ChunkSizes::MEDIUM)[..6], known);
         let known = [136_893, 526_269, 609_285, 300_884, 787_130, 327_375, 276_716, 788_199, 247_250];

@@ -54,6 +54,7 @@ impl FrameEntry {
     }
 
     /// The ids of its chunks, in order.
+    #[must_use]
     pub fn chunk_ids(&self) -> impl ExactSizeIterator<Item = ChunkId> + '_ {
         self.chunk_ids.chunks_exact(16).map(|id| ChunkId(id.try_into().expect("chunks of 16")))
     }
@@ -124,9 +125,9 @@ impl IndexObject {
         for (pack, is_live) in all {
             chunks += pack.chunk_count();
             if is_live {
-                current.live.push(pack)
+                current.live.push(pack);
             } else {
-                current.condemned.push(pack)
+                current.condemned.push(pack);
             }
             if chunks >= INDEX_TARGET_CHUNKS {
                 objects.push(std::mem::take(&mut current));

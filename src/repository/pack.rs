@@ -357,7 +357,9 @@ mod tests {
         let mut pack = PackBuilder::new(key).unwrap();
         for chunks in frames {
             let mut frame = FrameBuilder::default();
-            chunks.iter().for_each(|chunk| frame.add(hasher.id(chunk), chunk));
+            for chunk in chunks {
+                frame.add(hasher.id(chunk), chunk);
+            }
             pack.append(frame.finish(&mut compressor).unwrap());
         }
         pack.finish()

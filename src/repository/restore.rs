@@ -182,25 +182,16 @@ impl Target {
                 let mut hasher = Sha256::new();
                 if written == entry.size {
                     // All of it is at hand.
-                    parts.iter().for_each(|(_, content)| hasher.update(content));
+                    for (_, content) in &parts {
+                        hasher.update(content);
+                    }
                 } else {
-                    self.hash(&file, &mut hasher).map_err(|error| self.failed("read", &entry.path, error))?;
+                    hash_file(&file, &mut hasher).map_err(|error| self.failed("read", &entry.path, error))?;
                 }
                 self.complete(entry, &file, hasher.finalize().into())?;
             }
         }
         Ok(())
-    }
-
-    fn hash(&self, mut file: &cap_std::fs::File, hasher: &mut Sha256) -> io::Result<()> {
-        io::Seek::rewind(&mut file)?;
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(()),
-                length => hasher.update(&buffer[..length]),
-            }
-        }
     }
 
     /// Checks a whole file and gives it its mode and time.
@@ -242,6 +233,18 @@ impl Target {
             finished.map_err(|error| self.failed("set the mode and time of", &folder.path, error))?;
         }
         Ok(())
+    }
+}
+
+/// Hashes a whole file that may have been written in any order.
+fn hash_file(mut file: &cap_std::fs::File, hasher: &mut Sha256) -> io::Result<()> {
+    io::Seek::rewind(&mut file)?;
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(()),
+            length => hasher.update(&buffer[..length]),
+        }
     }
 }
 

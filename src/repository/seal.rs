@@ -334,20 +334,20 @@ mod tests {
     fn a_part_opens_only_as_what_it_was_sealed() {
         for key in [known_key(), MasterKey::plain()] {
             let sealer = known_sealer(&key);
-            let mut sealed = b"content".to_vec();
-            sealer.seal(1, false, &mut sealed);
-            assert_eq!(sealer.open(1, false, &sealed).unwrap(), b"content");
-            assert!(sealer.open(0, false, &sealed).is_none(), "another number");
-            assert!(sealer.open(1, true, &sealed).is_none(), "another end");
+            let mut part = b"content".to_vec();
+            sealer.seal(1, false, &mut part);
+            assert_eq!(sealer.open(1, false, &part).unwrap(), b"content");
+            assert!(sealer.open(0, false, &part).is_none(), "another number");
+            assert!(sealer.open(1, true, &part).is_none(), "another end");
             let elsewhere = Sealer::with_header(&key, sealer.header().clone(), "packs/aa/cc");
-            assert!(elsewhere.open(1, false, &sealed).is_none(), "another name");
-            for bit in 0..sealed.len() * 8 {
-                let mut flipped = sealed.clone();
+            assert!(elsewhere.open(1, false, &part).is_none(), "another name");
+            for bit in 0..part.len() * 8 {
+                let mut flipped = part.clone();
                 flipped[bit / 8] ^= 1 << (bit % 8);
                 assert!(sealer.open(1, false, &flipped).is_none(), "bit {bit}");
             }
-            for length in 0..sealed.len() {
-                assert!(sealer.open(1, false, &sealed[..length]).is_none(), "{length} bytes");
+            for length in 0..part.len() {
+                assert!(sealer.open(1, false, &part[..length]).is_none(), "{length} bytes");
             }
         }
     }

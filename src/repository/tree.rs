@@ -85,7 +85,7 @@ impl Entry {
 
     /// Gives it content.
     #[must_use]
-    pub fn with_content(mut self, content: Content) -> Self {
+    pub fn with_content(mut self, content: &Content) -> Self {
         self.size = content.size;
         self.sha256 = content.sha256.to_vec();
         self.chunks = join_ids(&content.chunks);
@@ -106,6 +106,7 @@ impl Entry {
     }
 
     /// The ids of its chunks, in order.
+    #[must_use]
     pub fn chunks(&self) -> impl ExactSizeIterator<Item = ChunkId> + '_ {
         split_ids(&self.chunks)
     }
@@ -190,6 +191,7 @@ pub fn join_ids(ids: &[ChunkId]) -> Vec<u8> {
 }
 
 /// Undoes [`join_ids`].
+#[must_use]
 pub fn split_ids(bytes: &[u8]) -> impl ExactSizeIterator<Item = ChunkId> + '_ {
     bytes.chunks_exact(16).map(|id| ChunkId(id.try_into().expect("chunks of 16")))
 }
@@ -263,13 +265,15 @@ mod tests {
     fn a_tree_reads_back() {
         let entries = [
             Entry::new("agents", Kind::Directory, 0o755, -5),
-            Entry::new("agents/a", Kind::File, 0o4600, 1_700_000_000_123_456_789).with_content(content(9000, 2)),
-            Entry::new("agents/b", Kind::File, 0o600, 0).with_content(content(0, 0)),
+            Entry::new("agents/a", Kind::File, 0o4600, 1_700_000_000_123_456_789).with_content(&content(9000, 2)),
+            Entry::new("agents/b", Kind::File, 0o600, 0).with_content(&content(0, 0)),
             Entry::new("agents/c", Kind::Symlink, 0o777, 0).with_target("../elsewhere"),
             Entry::new("agents/d", Kind::Exception, 0, 0).with_target("permission denied"),
         ];
         let mut stream = Vec::new();
-        entries.iter().for_each(|entry| entry.write(&mut stream));
+        for entry in &entries {
+            entry.write(&mut stream);
+        }
         assert_eq!(Entries::new(&stream).collect::<Result<Vec<_>>>().unwrap(), entries);
     }
 
@@ -282,7 +286,7 @@ mod tests {
             sha256: sha2::Sha256::digest(b"attack at dawn").into(),
             chunks: [&b"attack"[..], b" at dawn"].map(|chunk| key.chunk_hasher().id(chunk)).to_vec(),
         };
-        let note = Entry::new("note.md", Kind::File, 0o644, 1_700_000_000_123_456_789).with_content(content);
+        let note = Entry::new("note.md", Kind::File, 0o644, 1_700_000_000_123_456_789).with_content(&content);
         let mut stream = Vec::new();
         note.write(&mut stream);
         let known = "a800676e6f74652e6d640100020e031901a4041b17979cfe3d85cd15055820d502810c71aeb17e5ea1cbf930b46b87bb\
@@ -308,7 +312,9 @@ mod tests {
     fn paths_out_of_order_or_twice_are_refused() {
         for paths in [["b", "a"], ["a", "a"]] {
             let mut stream = Vec::new();
-            paths.iter().for_each(|path| Entry::new(*path, Kind::Directory, 0o755, 0).write(&mut stream));
+            for path in paths {
+                Entry::new(path, Kind::Directory, 0o755, 0).write(&mut stream);
+            }
             assert!(Entries::new(&stream).any(|entry| entry.is_err()), "{paths:?}");
         }
     }
@@ -344,7 +350,7 @@ mod tests {
         fn a_changed_byte_leaves_order_and_checks_in_place(at in any::<proptest::sample::Index>(), byte in any::<u8>()) {
             let mut stream = Vec::new();
             for path in ["a", "a/b", "c"] {
-                Entry::new(path, Kind::File, 0o644, 5).with_content(content(7, 1)).write(&mut stream);
+                Entry::new(path, Kind::File, 0o644, 5).with_content(&content(7, 1)).write(&mut stream);
             }
             let at = at.index(stream.len());
             stream[at] = byte;

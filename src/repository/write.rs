@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::id::{ChunkId, PackId};
-use super::index::{Index, IndexObject, PackEntry};
+use super::index::{FrameEntry, Index, IndexObject, PackEntry};
 use super::open::{Repository, task_failed};
 use super::pack::{Compressor, Frame, FrameBuilder, PACK_TARGET, PackBuilder, pack_key};
 use super::seal::{ChunkHasher, MasterKey};
@@ -82,7 +82,7 @@ impl Writer {
         let (full, queue) = mpsc::unbounded_channel();
         let places = Arc::new(Semaphore::new(PACKS_IN_MEMORY));
         let pack_target = Arc::new(AtomicUsize::new(PACK_TARGET));
-        let taken = adopted.iter().flat_map(|pack| &pack.frames).flat_map(|frame| frame.chunk_ids()).collect();
+        let taken = adopted.iter().flat_map(|pack| &pack.frames).flat_map(FrameEntry::chunk_ids).collect();
         let key = repository.keyring.writing().clone();
         let writer = Self {
             hasher: key.chunk_hasher(),
@@ -313,6 +313,7 @@ impl Uploader {
 /// Makes packs as large as the line carries in [`UPLOAD_TIME_TARGET`].
 fn adapt(target: &AtomicUsize, bytes: u64, took: Duration) {
     let per_second = bytes as f64 / took.as_secs_f64().max(0.001);
+    #[allow(clippy::cast_sign_loss)] // neither bytes nor seconds are negative
     let fitting = (per_second * UPLOAD_TIME_TARGET.as_secs_f64()) as usize;
     target.store(fitting.clamp(SMALLEST_PACK_TARGET, PACK_TARGET), Ordering::Relaxed);
 }

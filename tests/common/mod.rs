@@ -38,7 +38,8 @@ impl Bench {
             "endpoint": format!("file://{}", root.path().join("repository").display()),
             "applicationKey": "K005-key-of-a-test",
         });
-        config.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let serde_json::Value::Object(fields) = fields else { panic!("fields are an object") };
+        config.as_object_mut().unwrap().extend(fields);
         let target = Target::from_json(&config).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         Self { root, target, runtime }
