@@ -164,7 +164,11 @@ test("a running gateway is backed up, restored elsewhere and rolled back", { tim
     const tree = readTree(target);
     assert.ok(tree["hooks/greet/handler.sh"].startsWith("file 755 "));
     for (const secret of ["credentials", ".env", "identity", "devices"]) assert.ok(!(secret in tree), secret);
-    assert.deepEqual(filesOf(tree).filter((file) => /-(wal|shm|journal)$/.test(file)), [], "no half of a database");
+    assert.deepEqual(
+      filesOf(tree).filter((file) => /-(wal|shm|journal)$/.test(file)),
+      [],
+      "no half of a database",
+    );
 
     const databases = [];
     for (const file of filesOf(tree)) {
@@ -205,12 +209,15 @@ test("a running gateway is backed up, restored elsewhere and rolled back", { tim
   await step("the second snapshot can be pulled, complete and without credentials", async () => {
     pulled.second = await pullAndCheck(second, "pulled-second");
   });
-  await step("a new gateway on the first snapshot has the first conversation and not the later turns", async (subtest) => {
-    const jobs = await converse(pulled.first, first);
-    assert.ok(!first.conversation.join().includes("banana"));
-    // OpenClaw keeps the absolute path of the state directory with each job; elsewhere they show only if it is rewritten.
-    subtest.diagnostic(`cron jobs on the pulled snapshot: ${jobs.join(", ")}`);
-  });
+  await step(
+    "a new gateway on the first snapshot has the first conversation and not the later turns",
+    async (subtest) => {
+      const jobs = await converse(pulled.first, first);
+      assert.ok(!first.conversation.join().includes("banana"));
+      // OpenClaw keeps the absolute path of the state directory with each job; elsewhere they show only if it is rewritten.
+      subtest.diagnostic(`cron jobs on the pulled snapshot: ${jobs.join(", ")}`);
+    },
+  );
   await step("a new gateway on the second snapshot has the later turns too", async () => {
     await converse(pulled.second, second);
     assert.ok(second.conversation.join().includes("cherry"));
@@ -222,7 +229,10 @@ test("a running gateway is backed up, restored elsewhere and rolled back", { tim
     assert.deepEqual(readTree(inState("workspace")), before);
     assert.deepEqual(await gateway.conversation(), second.conversation);
     const { snapshots } = await mustRun("list", command);
-    assert.ok(snapshots.every((snapshot) => snapshot.kind === "regular"), "no safety snapshot of a refused rollback");
+    assert.ok(
+      snapshots.every((snapshot) => snapshot.kind === "regular"),
+      "no safety snapshot of a refused rollback",
+    );
   });
 
   await step("after a stop, the plan says what a rollback would do and does nothing", async () => {
@@ -235,7 +245,10 @@ test("a running gateway is backed up, restored elsewhere and rolled back", { tim
     assert.ok(plan.restored.includes("workspace/SOUL.md"), JSON.stringify(plan));
     assert.ok(plan.restored.includes("workspace/made-by-agent.md"), JSON.stringify(plan));
     assert.ok(plan.deleted.includes("workspace/notes/new.md"), JSON.stringify(plan));
-    assert.deepEqual(readTree(stateDir, isScratch), before);
+    assert.deepEqual(
+      readTree(stateDir, (entry) => entry === "b2-backup"),
+      before,
+    );
   });
 
   await step("the rollback restores files and conversation in place and keeps the machine's credentials", async () => {
@@ -259,7 +272,10 @@ test("a running gateway is backed up, restored elsewhere and rolled back", { tim
     assert.deepEqual(await gateway.conversation(), first.conversation);
     assert.equal(await gateway.turn("SAY damson"), "damson");
     const { jobs } = await gateway.rpc("cron.list", { includeDisabled: true });
-    assert.ok(jobs.some((job) => job.name === "greeting"), "the cron job is back in place");
+    assert.ok(
+      jobs.some((job) => job.name === "greeting"),
+      "the cron job is back in place",
+    );
     assert.ok(existsSync(inState("agents/main/agent/openclaw-agent.sqlite")));
   });
 

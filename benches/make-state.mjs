@@ -100,7 +100,15 @@ function transcriptLine(index, size) {
     const thinking = { type: "thinking", thinking: prose(100 + random() * 600), thinkingSignature: hex(240) };
     const usage = { input: below(9000), output: below(900), cacheRead: below(90_000), cacheWrite: 0, cost: random() };
     const content = [thinking, text(100 + random() * 1200)];
-    message = { role: "assistant", content, provider: "anthropic", model: "claude", usage, stopReason: "stop", timestamp: time };
+    message = {
+      role: "assistant",
+      content,
+      provider: "anthropic",
+      model: "claude",
+      usage,
+      stopReason: "stop",
+      timestamp: time,
+    };
   } else if (kind < 0.8) {
     const name = pick(["read", "exec", "write", "web_fetch"]);
     const input = { path: `/home/u/${hex(6)}/${pick(WORDS)}.ts`, command: prose(80) };
@@ -197,7 +205,10 @@ function make(directory, size) {
   const put = (name, data, mode) => write(path.join(directory, name), data, mode);
   const agents = Object.keys(parameters.memory);
 
-  put("openclaw.json", JSON.stringify({ agents: { list: agents.map((id) => ({ id })) }, gateway: { port: 18789 } }, null, 2));
+  put(
+    "openclaw.json",
+    JSON.stringify({ agents: { list: agents.map((id) => ({ id })) }, gateway: { port: 18789 } }, null, 2),
+  );
   put("openclaw.json.bak", '{ "older": true }\n');
   fileSizes(parameters.transcripts).forEach((length, index) => {
     const agent = agents[Math.floor(random() * random() * agents.length)];
@@ -206,7 +217,10 @@ function make(directory, size) {
   for (const agent of agents) {
     const count = Math.ceil(parameters.transcripts.count / agents.length);
     const entry = () => [`agent:${agent}:${hex(8)}`, { sessionId: hex(32), updatedAt: START }];
-    put(`agents/${agent}/sessions/sessions.json`, JSON.stringify(Object.fromEntries(Array.from({ length: count }, entry))));
+    put(
+      `agents/${agent}/sessions/sessions.json`,
+      JSON.stringify(Object.fromEntries(Array.from({ length: count }, entry))),
+    );
   }
   const named = ["AGENTS", "SOUL", "MEMORY", "USER", "TOOLS", "HEARTBEAT"];
   fileSizes(parameters.notes).forEach((length, index) => {
@@ -255,7 +269,8 @@ function mutate(directory, day) {
     .filter((entry) => entry.isFile())
     .map((entry) => path.relative(directory, path.join(entry.parentPath, entry.name)))
     .sort();
-  const take = (list, count) => Array.from({ length: Math.min(count, list.length) }, () => list.splice(below(list.length), 1)[0]);
+  const take = (list, count) =>
+    Array.from({ length: Math.min(count, list.length) }, () => list.splice(below(list.length), 1)[0]);
   const at = (name) => path.join(directory, name);
   const transcripts = files.filter((name) => /sessions\/.*\.jsonl$/.test(name));
   const notes = files.filter((name) => /^workspace.*\.md$/.test(name) && !/\/(AGENTS|SOUL|MEMORY)\.md$/.test(name));

@@ -50,7 +50,9 @@ const ours = {
   name: "openclaw-b2-backup",
   async prepare(place) {
     const { endpoint, keyId, applicationKey, scratch } = place;
-    return { config: writeConfig(path.join(scratch, "config.json"), { endpoint, keyId, applicationKey, bucket: "bench-ours" }) };
+    return {
+      config: writeConfig(path.join(scratch, "config.json"), { endpoint, keyId, applicationKey, bucket: "bench-ours" }),
+    };
   },
   push: ({ config }, { stateDir }) => ["push", "--json", "--config", config, "--state-dir", stateDir],
   restore({ config }, { scratch }, target) {
@@ -76,7 +78,15 @@ const restic = {
     return ["backup", "--quiet", ...EXCLUDED.flatMap((glob) => ["--exclude", glob]), stateDir];
   },
   restore: (_prepared, { scratch }, target) => {
-    return ["restore", "latest", "--quiet", "--cache-dir", path.join(scratch, "restic-new-machine"), "--target", target];
+    return [
+      "restore",
+      "latest",
+      "--quiet",
+      "--cache-dir",
+      path.join(scratch, "restic-new-machine"),
+      "--target",
+      target,
+    ];
   },
   command: (args) => [resticPath, ...args],
   env: ({ endpoint, keyId, applicationKey, scratch }) => ({
@@ -166,7 +176,11 @@ function printTable(measured, contenders) {
       return Object.fromEntries(Object.keys(COLUMNS).map((column) => [column, median(runs.map((one) => one[column]))]));
     });
     contenders.forEach(({ name }, i) => {
-      row([i === 0 ? step : "", name, ...Object.entries(COLUMNS).map(([column, { show }]) => show(medians[i][column]))]);
+      row([
+        i === 0 ? step : "",
+        name,
+        ...Object.entries(COLUMNS).map(([column, { show }]) => show(medians[i][column])),
+      ]);
     });
     if (contenders.length < 2) continue;
     const [mine, theirs] = medians;
@@ -177,14 +191,19 @@ function printTable(measured, contenders) {
 
 async function bench() {
   const runs = Number(options.runs);
-  if (!["S", "M", "L"].includes(options.size) || !(runs >= 1)) throw new ToolError("--size is S, M or L, --runs at least 1");
+  if (!["S", "M", "L"].includes(options.size) || !(runs >= 1))
+    throw new ToolError("--size is S, M or L, --runs at least 1");
   if (![undefined, "ours", "restic"].includes(options.only)) throw new ToolError("--only is ours or restic");
-  const contenders = [ours, restic].filter((one) => options.only === undefined || one === { ours, restic }[options.only]);
+  const contenders = [ours, restic].filter(
+    (one) => options.only === undefined || one === { ours, restic }[options.only],
+  );
   const tools = ensureTools();
   let resticVersion = "";
   if (contenders.includes(restic)) {
     const version = await run(resticPath, ["version"]).catch(() => {
-      throw new ToolError("restic is missing: install it (apt-get install restic), or name it with RESTIC=/path/to/restic");
+      throw new ToolError(
+        "restic is missing: install it (apt-get install restic), or name it with RESTIC=/path/to/restic",
+      );
     });
     resticVersion = version.stdout.trim();
   }
@@ -210,7 +229,9 @@ async function bench() {
   const load = options["latency-ms"] !== "0" ? `, ${options["latency-ms"]} ms latency` : "";
   const rate = options["upload-rate"] !== "0" ? `, ${Number(options["upload-rate"]) / 1e6} MB/s up` : "";
   console.log(`State ${options.size}, medians of ${runs} runs, SeaweedFS on loopback${load}${rate}.`);
-  console.log(`${cpus.length} x ${cpus[0].model.trim()}, Node ${process.version}${resticVersion && `, ${resticVersion}`}.\n`);
+  console.log(
+    `${cpus.length} x ${cpus[0].model.trim()}, Node ${process.version}${resticVersion && `, ${resticVersion}`}.\n`,
+  );
   printTable(measured, contenders);
   if (options.json) writeFileSync(options.json, `${JSON.stringify(measured, null, 2)}\n`);
 }

@@ -6,7 +6,16 @@
 
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import path from "node:path";
 
 import { mustRun, writeConfig } from "../__test__/support/cli.mjs";
@@ -95,7 +104,8 @@ function makeInstance() {
   write("openclaw.json", '{ "agents": { "defaults": { "model": { "primary": "mock/mock-1" } } } }\n', 0o600);
   write("workspace/SOUL.md", "# Soul\n\nCalm, curious, and fond of short answers.\n");
   write("workspace/MEMORY.md", "# Memory\n\nThe owner likes apples.\n", 0o600);
-  for (let day = 1; day <= 9; day++) write(`workspace/memory/2026-02-0${day}.md`, `# Day ${day}\n\nWe talked about apples.\n`);
+  for (let day = 1; day <= 9; day++)
+    write(`workspace/memory/2026-02-0${day}.md`, `# Day ${day}\n\nWe talked about apples.\n`);
   write("workspace/skills/weather/run.sh", "#!/bin/sh\necho sunny\n", 0o755);
   write("hooks/greet/handler.sh", "#!/bin/sh\necho good morning\n", 0o755);
   mkdirSync(inState("workspace/drafts"));
@@ -121,7 +131,12 @@ async function demo() {
   assert.equal(before.conversation[1].length, 502);
   say(`A small OpenClaw instance: ${filesOf(before.files).length} files and 2 databases.`);
 
-  const settings = { endpoint: `file://${repository}`, keyId: "demo", applicationKey: "key-of-the-demo", keepSnapshots: 5 };
+  const settings = {
+    endpoint: `file://${repository}`,
+    keyId: "demo",
+    applicationKey: "key-of-the-demo",
+    keepSnapshots: 5,
+  };
   const command = { stateDir, config: writeConfig(path.join(root, "config.json"), settings) };
   const push = await mustRun("push", command);
   say(`push: snapshot ${push.snapshot}, ${push.files} files, ${kilobytes(push.uploadedBytes)} stored.`);

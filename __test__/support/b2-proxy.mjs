@@ -57,7 +57,9 @@ export async function startProxy({ serverPort, port = 0, ...options }) {
     count(proxy.stats.status, status);
     request.resume();
     response.writeHead(status, { "content-type": "application/xml" });
-    response.end(`<?xml version="1.0" encoding="UTF-8"?><Error><Code>${code}</Code><Message>${message}</Message></Error>`);
+    response.end(
+      `<?xml version="1.0" encoding="UTF-8"?><Error><Code>${code}</Code><Message>${message}</Message></Error>`,
+    );
   };
 
   const pass = (request, response, fault) => {

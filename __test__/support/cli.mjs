@@ -24,7 +24,9 @@ export function writeConfig(file, config) {
 export async function runCli(verb, { config, stateDir, args = [], timeoutMs = 300_000, env = {} }) {
   if (!existsSync(cliPath)) throw new Error(`${cliPath} does not exist`);
   // Credentials in the developer's environment must not stand in for those that a test leaves out.
-  const inherited = Object.entries(process.env).filter(([name]) => !/^(B2_|OPENCLAW_|NODE_TEST|NODE_OPTIONS)/.test(name));
+  const inherited = Object.entries(process.env).filter(
+    ([name]) => !/^(B2_|OPENCLAW_|NODE_TEST|NODE_OPTIONS)/.test(name),
+  );
   const common = ["--json", ...(config ? ["--config", config] : []), ...(stateDir ? ["--state-dir", stateDir] : [])];
   const started = Date.now();
   const result = await run(process.execPath, [cliPath, verb, ...common, ...args], {
@@ -61,6 +63,7 @@ export async function mustFail(verb, options, errorCode, { exitCode = 1, secrets
   assert.equal(result.code, exitCode, said);
   assert.ok(result.report.message?.length > 0, said);
   assert.doesNotMatch(result.stdout + result.stderr, /\n +at .*:\d+:\d+|panicked|\[object |undefined/, said);
-  for (const secret of secrets) assert.ok(!(result.stdout + result.stderr).includes(secret), `a secret is shown: ${said}`);
+  for (const secret of secrets)
+    assert.ok(!(result.stdout + result.stderr).includes(secret), `a secret is shown: ${said}`);
   return { ...result.report, ms: result.ms };
 }

@@ -8,7 +8,8 @@ const socket = new WebSocket(process.argv[2]);
 const send = (frame) => socket.send(JSON.stringify({ type: "req", ...frame }));
 const print = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 
-socket.onerror = (event) => print({ id: "connect", error: { message: `no connection: ${event.message ?? "refused"}` } });
+socket.onerror = (event) =>
+  print({ id: "connect", error: { message: `no connection: ${event.message ?? "refused"}` } });
 socket.onclose = (event) => {
   print({ id: "connect", error: { message: `the gateway closed the connection: ${event.code} ${event.reason}` } });
   process.exit(0);

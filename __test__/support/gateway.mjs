@@ -20,7 +20,12 @@ function gatewayEnv(stateDir) {
   const inherited = Object.entries(process.env).filter(([name]) => !/^(OPENCLAW_|NODE_TEST|NODE_OPTIONS)/.test(name));
   return {
     ...Object.fromEntries(inherited),
-    ...{ PATH: `${nodeBin}${path.delimiter}${process.env.PATH}`, HOME: home, OPENCLAW_STATE_DIR: stateDir, NO_COLOR: "1" },
+    ...{
+      PATH: `${nodeBin}${path.delimiter}${process.env.PATH}`,
+      HOME: home,
+      OPENCLAW_STATE_DIR: stateDir,
+      NO_COLOR: "1",
+    },
     ...{ OPENCLAW_DISABLE_BONJOUR: "1", OPENCLAW_NO_RESPAWN: "1", OPENCLAW_SKIP_CHANNELS: "1" },
     ...{ OPENCLAW_NO_AUTO_UPDATE: "1", OPENCLAW_OFFLINE: "1" },
   };
@@ -58,7 +63,8 @@ function adaptConfig(stateDir, port) {
 export async function openclaw(stateDir, args, { input } = {}) {
   const { node, openclaw: entry } = ensureTools("openclaw");
   const result = await run(node, [entry, ...args], { env: gatewayEnv(stateDir), input });
-  if (result.code !== 0) throw new Error(`openclaw ${args.join(" ")}: ${result.code}\n${result.stdout}${result.stderr}`);
+  if (result.code !== 0)
+    throw new Error(`openclaw ${args.join(" ")}: ${result.code}\n${result.stdout}${result.stderr}`);
   return result.stdout;
 }
 
@@ -97,7 +103,8 @@ export async function startGateway(stateDir) {
     /** The conversation as `["user: ...", "assistant: ..."]`. */
     async conversation() {
       const { messages } = await client.rpc("chat.history", { sessionKey: SESSION });
-      const text = ({ content }) => (typeof content === "string" ? content : content.map((part) => part.text ?? "").join(""));
+      const text = ({ content }) =>
+        typeof content === "string" ? content : content.map((part) => part.text ?? "").join("");
       return messages.map((message) => `${message.role}: ${text(message)}`);
     },
     /** A clean stop, as by a supervisor. */

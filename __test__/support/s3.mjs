@@ -30,7 +30,12 @@ export function s3Request(server, method, objectPath, { query = {}, body = Buffe
   const signature = hmac(key, ["AWS4-HMAC-SHA256", amzDate, scope, sha256(request)].join("\n")).toString("hex");
   headers.authorization = `AWS4-HMAC-SHA256 Credential=${server.accessKey}/${scope}, SignedHeaders=${signed}, Signature=${signature}`;
   return new Promise((resolve, reject) => {
-    const target = { host: url.hostname, port: url.port, method, headers: { ...headers, "content-length": body.length } };
+    const target = {
+      host: url.hostname,
+      port: url.port,
+      method,
+      headers: { ...headers, "content-length": body.length },
+    };
     const outgoing = http.request({ ...target, path: `${canonicalPath}?${canonicalQuery}` }, (answer) => {
       const parts = [];
       answer.on("data", (part) => parts.push(part));

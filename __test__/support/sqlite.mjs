@@ -27,5 +27,10 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     if (value instanceof Uint8Array) return Buffer.from(value).toString("latin1");
     return typeof value === "bigint" ? String(value) : value;
   };
-  console.log(JSON.stringify(queries.map((query) => database.prepare(query).all()), plain));
+  console.log(
+    JSON.stringify(
+      queries.map((query) => database.prepare(query).all()),
+      plain,
+    ),
+  );
 }

@@ -108,7 +108,9 @@ function command(program, args, advice, options = {}) {
   if (result.error) throw new ToolError(`${program} cannot be run: ${result.error.message}`);
   if (result.status === 0) return;
   const tail = `${result.stdout}${result.stderr}`.trim().split("\n").slice(-15).join("\n");
-  throw new ToolError(`${program} ${args.slice(0, 3).join(" ")} failed (${result.status ?? result.signal}): ${advice}\n${tail}`);
+  throw new ToolError(
+    `${program} ${args.slice(0, 3).join(" ")} failed (${result.status ?? result.signal}): ${advice}\n${tail}`,
+  );
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

@@ -18,7 +18,8 @@ export function readTree(directory, skip = () => false) {
       else if (stat.isDirectory()) {
         tree[entry] = `dir ${mode}`;
         visit(entry);
-      } else if (stat.isFile()) tree[entry] = `file ${mode} ${createHash("sha256").update(readFileSync(file)).digest("hex")}`;
+      } else if (stat.isFile())
+        tree[entry] = `file ${mode} ${createHash("sha256").update(readFileSync(file)).digest("hex")}`;
       else tree[entry] = `other ${mode}`;
     }
   };
