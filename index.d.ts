@@ -211,6 +211,8 @@ export interface RollbackResult {
   bytes: number
   /** Whether a gateway that ran on this state must be restarted. */
   restartRequired: boolean
+  /** What the owner should know besides, for example what was set aside. */
+  warnings: Array<string>
 }
 
 /** Something of the state that a snapshot does not hold, and why. */

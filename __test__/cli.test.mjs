@@ -53,7 +53,7 @@ async function drive(args, native, { answer } = {}) {
 const failing = (error) => async () => Promise.reject(error);
 const PLAN = {
   ...{ snapshot: ID, safetySnapshot: null, restored: ["workspace/SOUL.md"], deleted: ["workspace/new.md"] },
-  ...{ unchanged: 7, bytes: 1234, restartRequired: true },
+  ...{ unchanged: 7, bytes: 1234, restartRequired: true, warnings: ["note.md was kept"] },
 };
 
 test("help names every verb, and each verb's options", async () => {
@@ -271,6 +271,7 @@ test("rollback asks at a terminal, and does what the plan said", async (t) => {
     }
     assert.match(result.stdout, new RegExp(`^rolled back to ${ID}.*\nthe state before is kept as safety-${ID}\n$`));
     assert.match(result.stderr, /must be restarted/);
+    assert.equal(result.stderr.match(/^warning: note\.md was kept$/gm)?.length, 2, result.stderr);
   });
   for (const answer of ["n\n", "\n", "", "yesterday\n"]) {
     await t.test(`${JSON.stringify(answer)} is a no`, async () => {

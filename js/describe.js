@@ -18,7 +18,7 @@ export function push(report) {
     : `nothing has changed since the last snapshot (${all})`;
   return {
     lines: [line],
-    notes: [...missing(report.exceptions), ...report.warnings.map((text) => `warning: ${text}`)],
+    notes: [...missing(report.exceptions), ...warningLines(report.warnings)],
   };
 }
 
@@ -44,7 +44,7 @@ export function pull({ snapshot, files, bytes, exceptions }, directory) {
 }
 
 /** @param {import("../index.js").RollbackResult} plan @returns {Words} */
-export function plan({ snapshot, restored, deleted, unchanged, bytes }) {
+export function plan({ snapshot, restored, deleted, unchanged, bytes, warnings }) {
   const indented = (/** @type {string[]} */ paths) => first(paths, SHOWN).map((path) => `  ${path}`);
   return {
     lines: [
@@ -55,18 +55,21 @@ export function plan({ snapshot, restored, deleted, unchanged, bytes }) {
       ...indented(deleted),
       `would leave ${count(unchanged, "path")} unchanged`,
     ],
+    notes: warningLines(warnings),
   };
 }
 
 /** @param {import("../index.js").RollbackResult} report @returns {Words} */
-export function rollback({ snapshot, safetySnapshot, restored, deleted, unchanged, bytes, restartRequired }) {
+export function rollback({ snapshot, safetySnapshot, restored, deleted, unchanged, bytes, restartRequired, warnings }) {
+  const notes = warningLines(warnings);
   if (restored.length + deleted.length === 0) {
-    return { lines: [`the state already is as in ${snapshot}; nothing was changed`] };
+    return { lines: [`the state already is as in ${snapshot}; nothing was changed`], notes };
   }
   const done = `${count(restored.length, "path")} restored (${size(bytes)}), ${number(deleted.length)} deleted`;
   const lines = [`rolled back to ${snapshot}: ${done}, ${number(unchanged)} unchanged`];
   if (safetySnapshot !== null) lines.push(`the state before is kept as ${safetySnapshot}`);
-  return { lines, notes: restartRequired ? ["a gateway that runs on this state must be restarted"] : [] };
+  if (restartRequired) notes.push("a gateway that runs on this state must be restarted");
+  return { lines, notes };
 }
 
 /** @param {import("../index.js").DiffResult} report @returns {Words} */
@@ -101,6 +104,11 @@ export function status({ location, encrypted, snapshots, latest, storedBytes, ob
     ["left out", leftOut.join(", ") || "nothing"],
   ];
   return { lines: table(rows) };
+}
+
+/** @param {string[]} warnings */
+function warningLines(warnings) {
+  return warnings.map((text) => `warning: ${text}`);
 }
 
 /** @param {import("../index.js").SnapshotException[]} exceptions */

@@ -133,7 +133,8 @@ async function rollback({ io, target, values, abort, onProgress, say }) {
   const plan = await io.native.rollback(target, { snapshot, paths, planOnly: true, signal }, whilePlanning);
   planning = false;
   if (plan.restored.length + plan.deleted.length === 0) return plan;
-  say(describe.plan(plan).lines);
+  const { lines, notes = [] } = describe.plan(plan);
+  say([...lines, ...notes]);
   if (!(await confirm(io, "Roll back? A safety snapshot is taken first.", abort))) {
     throw Object.assign(new Error("nothing was changed"), { code: "CANCELLED" });
   }
