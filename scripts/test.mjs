@@ -1,10 +1,11 @@
 // `npm test`: everything that must hold before a change goes in, in order, stopping at the first failure with its exit code.
 // The servers that the tests talk to are started here on loopback; nothing reaches a real bucket.
 //
-// `node scripts/test.mjs --only rust` (or tools, lint, javascript, addon) runs one part; CI may run them side by side.
+// `npm test -- --only rust` runs one part (tools, lint, rust, addon, javascript); CI may run them side by side. How long the
+// parts took is told before the last one, so that the output ends with the verdict of `node --test`.
 
 import { spawn, spawnSync } from "node:child_process";
-import { existsSync, readdirSync } from "node:fs";
+import { readFileSync, readdirSync } from "node:fs";
 import path from "node:path";
 import { parseArgs } from "node:util";
 
@@ -20,7 +21,6 @@ const cargoPath = [path.join(toolsDir, "cargo/bin"), path.join(cargoDenyRoot, "b
 const cargoEnv = { PATH: cargoPath.join(path.delimiter) };
 
 const PARTS = { tools, lint, rust, addon, javascript };
-const started = Date.now();
 
 /** Runs a command with this terminal's output; resolves to its exit code. */
 async function attempt(command, args, env = {}) {
@@ -49,12 +49,27 @@ async function run(command, args, env) {
 }
 
 async function tools() {
-  ensureTools();
-  if (!existsSync(path.join(projectDir, "node_modules"))) await run("npm", ["ci", "--no-audit", "--no-fund"]);
+  if (!hasCurrentModules()) await run("npm", ["ci", "--no-audit", "--no-fund"]);
+  // One waits for the network, the other for the processor.
+  const downloads = run(process.execPath, ["__test__/support/tools.mjs"]);
   const present = spawnSync("cargo", ["deny", "--version"], { env: { ...process.env, ...cargoEnv } }).status === 0;
   if (!present) {
     const version = ["--version", CARGO_DENY, "--locked", "--quiet"];
     await run("cargo", ["install", "cargo-deny", ...version, "--root", cargoDenyRoot]);
+  }
+  await downloads;
+}
+
+/** Whether node_modules is what package-lock.json says: npm keeps a copy of what it has installed. */
+function hasCurrentModules() {
+  const packages = (file) => JSON.parse(readFileSync(path.join(projectDir, file), "utf8")).packages;
+  try {
+    const installed = packages("node_modules/.package-lock.json");
+    const { "": _project, ...locked } = packages("package-lock.json");
+    return Object.entries(locked).every(([name, { integrity }]) => installed[name]?.integrity === integrity);
+  } catch (error) {
+    if (error.code === "ENOENT") return false;
+    throw error;
   }
 }
 
@@ -72,7 +87,7 @@ async function lint() {
 }
 
 async function rust() {
-  await run("cargo", ["test", "--locked"]);
+  await run("cargo", ["test", "--locked", "--no-run"]);
   const seaweed = await startSeaweed();
   const { accessKey: keyId, secretKey: applicationKey } = seaweed;
   const proxy = await startProxy({ serverPort: seaweed.port, personality: "b2", keyId, applicationKey });
@@ -100,11 +115,16 @@ if (values.only !== undefined && !(values.only in PARTS)) {
   console.error(`--only takes one of ${Object.keys(PARTS).join(", ")}`);
   process.exit(64);
 }
+const timings = [];
 try {
   for (const [name, part] of Object.entries(PARTS)) {
     if (values.only !== undefined && values.only !== name) continue;
-    console.log(`\n==== ${name} (after ${Math.round((Date.now() - started) / 1000)} s) ====`);
+    const total = timings.reduce((sum, { seconds }) => sum + seconds, 0);
+    const before = timings.map((timing) => `${timing.name} ${timing.seconds} s`).join(", ");
+    console.log(`\n==== ${name}${before && ` (so far ${before}: ${total} s)`} ====`);
+    const started = Date.now();
     await part();
+    timings.push({ name, seconds: Math.round((Date.now() - started) / 1000) });
   }
 } catch (error) {
   if (!(error instanceof ToolError)) throw error;
