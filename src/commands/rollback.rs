@@ -230,7 +230,8 @@ impl Plan {
 
     /// Lets something go. A directory goes with all that is in it, and counts as saved only if all of it is.
     fn take_away(&mut self, target: &Target, live: &HashMap<&str, &Entry>, path: &str, database: bool) {
-        let below = walkdir::WalkDir::new(target.state_dir.join(path)).into_iter();
+        // A link goes as a link: what it leads to is neither looked at nor touched.
+        let below = walkdir::WalkDir::new(target.state_dir.join(path)).follow_root_links(false).into_iter();
         let mut going = Going { saved: true, database };
         for found in below {
             let relative = found.ok().and_then(|found| {
