@@ -342,9 +342,7 @@ impl Mover {
             })()
             .map_err(|error| ("put in place", path.as_str(), error)),
             Step::RemoveDirectory { path, .. } => match self.root.remove_dir(path) {
-                Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
-                    Err(("remove the directory", path.as_str(), error))
-                }
+                Err(error) if !is_no_empty_directory(&error) => Err(("remove the directory", path.as_str(), error)),
                 _ => Ok(()),
             },
             Step::SetAttributes { path, after, .. } => {
@@ -401,9 +399,7 @@ impl Mover {
             })()
             .map_err(|error| (path.as_str(), error)),
             Step::MakeDirectory(path) => match self.root.remove_dir(path) {
-                Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
-                    Err((path.as_str(), error))
-                }
+                Err(error) if !is_no_empty_directory(&error) => Err((path.as_str(), error)),
                 _ => Ok(()),
             },
             Step::RemoveDirectory { path, .. } => match self.root.create_dir(path) {
@@ -413,6 +409,12 @@ impl Mover {
             Step::SetAttributes { .. } => Ok(()),
         }
     }
+}
+
+/// Whether a directory was not removed since it is not there, holds something, or is still what it was to replace.
+fn is_no_empty_directory(error: &io::Error) -> bool {
+    use io::ErrorKind::{DirectoryNotEmpty, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | DirectoryNotEmpty | NotADirectory)
 }
 
 /// Makes everything written so far survive a power cut.
