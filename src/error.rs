@@ -95,7 +95,6 @@ pub struct Context {
 }
 
 /// A failure, with its code, its subject, its cause and an advice.
-#[derive(thiserror::Error)]
 pub struct Error {
     inner: Box<Inner>,
 }
@@ -235,6 +234,12 @@ impl Error {
     }
 }
 
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.inner.source.as_deref().map(|source| source as _)
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.inner.message)?;
@@ -254,5 +259,18 @@ impl fmt::Debug for Error {
             .field("retryable", &self.inner.retryable)
             .field("source", &self.inner.source)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It was kept but not given: a file that vanished during a push counted as one that could not be read.
+    #[test]
+    fn the_cause_can_be_asked_for() {
+        let error = Error::io("read", Path::new("x"), io::ErrorKind::NotFound.into());
+        let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
+        assert_eq!(source.map(io::Error::kind), Some(io::ErrorKind::NotFound));
     }
 }
