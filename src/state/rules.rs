@@ -7,8 +7,10 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use crate::error::{Error, Result};
 
-/// Credentials of this machine. No configuration brings them into a snapshot, no rollback touches them.
+/// Credentials of this machine, and this product's own folder with the machine's id and what a rollback is made with.
+/// No configuration brings them into a snapshot, no rollback touches them.
 const SECRETS: &[&str] = &[
+    "b2-backup",
     "credentials",
     "identity",
     "devices",
@@ -21,7 +23,6 @@ const SECRETS: &[&str] = &[
 
 /// What OpenClaw makes again by itself, or has no meaning elsewhere.
 const EPHEMERAL: &[&str] = &[
-    "b2-backup",
     "cache",
     "dev",
     "extensions",
@@ -70,7 +71,7 @@ const CONFIG_WITH_SECRETS: &[&str] = &["openclaw.json", "openclaw.json.*"];
 pub enum Verdict {
     /// It is.
     Keep,
-    /// It holds credentials of this machine.
+    /// It holds credentials of this machine, or is this product's own.
     Secret,
     /// OpenClaw makes it again, or it exists only while something runs.
     Ephemeral,
@@ -257,6 +258,8 @@ mod tests {
     fn credentials_stay_home_whatever_the_owner_includes() {
         let rules = Rules::new(&["**".into()], &[], true).unwrap();
         for path in [
+            "b2-backup",
+            "b2-backup/machine-id",
             "credentials",
             "identity",
             "devices",
@@ -272,9 +275,7 @@ mod tests {
 
     #[test]
     fn what_is_rebuilt_or_transient_is_left_out_unless_included() {
-        for path in
-            ["cache", "tmp", "npm", "extensions", "b2-backup", "a/b.lock", "state/openclaw.sqlite-wal", "x/y.tmp"]
-        {
+        for path in ["cache", "tmp", "npm", "extensions", "a/b.lock", "state/openclaw.sqlite-wal", "x/y.tmp"] {
             assert_eq!(rules().verdict(path), Verdict::Ephemeral, "{path}");
         }
         assert_eq!(rules().verdict("workspace/app/node_modules"), Verdict::Rebuildable);
