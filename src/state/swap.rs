@@ -316,12 +316,13 @@ impl Mover {
         match step {
             Step::TakeAway { path, saved, database } => (|| {
                 let away = self.away(path, *saved);
-                match (self.exists(&away)?, *database) {
-                    (true, _) => Ok(()),
-                    (false, true) => self.rename_with_side_files(path, &away),
-                    (false, false) if self.exists(path)? => self.rename(path, &away),
-                    (false, false) => Ok(()),
+                if self.exists(&away)? {
+                    return Ok(());
                 }
+                if *database {
+                    return self.rename_with_side_files(path, &away);
+                }
+                if self.exists(path)? { self.rename(path, &away) } else { Ok(()) }
             })()
             .map_err(|error| ("move away", path.as_str(), error)),
             Step::MakeDirectory(path) => match self.root.create_dir(path) {
