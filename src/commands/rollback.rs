@@ -75,9 +75,12 @@ pub async fn rollback(target: &Target, options: RollbackOptions, operation: &Ope
         return Err(error.in_snapshot(id.as_str()));
     }
     let mut report = plan.report(id.to_string(), Some(safety.clone()));
-    let signatures = std::mem::take(&mut upload.captured.signatures);
+    let saved = Saved {
+        signatures: std::mem::take(&mut upload.captured.signatures),
+        paths: upload.captured.entries.iter().map(|entry| entry.path.clone()).collect(),
+    };
     let state_dir = target.state_dir.clone();
-    let apply = move || plan.apply(&state_dir, swap, &safety, &signatures);
+    let apply = move || plan.apply(&state_dir, swap, &safety, &saved);
     let warnings = tokio::task::spawn_blocking(apply).await.map_err(|error| task_failed(&error))?;
     report.warnings.extend(warnings.map_err(in_snapshot)?);
     Ok(report)
@@ -107,6 +110,13 @@ pub(super) async fn look(
         capture.run(scan, known)
     };
     tokio::task::spawn_blocking(read).await.map_err(|error| task_failed(&error))?
+}
+
+/// What the safety snapshot holds.
+struct Saved {
+    /// The signature of each file when it was read.
+    signatures: HashMap<String, Vec<u8>>,
+    paths: HashSet<String>,
 }
 
 /// Something of the live state that has to go.
@@ -234,16 +244,7 @@ impl Plan {
         let below = walkdir::WalkDir::new(target.state_dir.join(path)).follow_root_links(false).into_iter();
         let mut going = Going { saved: true, database };
         for found in below {
-            let relative = found.ok().and_then(|found| {
-                Some(
-                    found
-                        .path()
-                        .strip_prefix(&target.state_dir)
-                        .ok()?
-                        .to_str()?
-                        .replace(std::path::MAIN_SEPARATOR, "/"),
-                )
-            });
+            let relative = found.ok().and_then(|found| relative(&target.state_dir, found.path()));
             match relative.and_then(|path| live.get(path.as_str())) {
                 Some(entry) => going.database |= entry.kind == Kind::Database,
                 None => going.saved = false,
@@ -379,18 +380,12 @@ impl Plan {
 
     /// Swaps what is staged for what is there, once nobody has a database open and nothing has changed since it was
     /// saved. Gives warnings. Blocks.
-    fn apply(
-        &self,
-        state_dir: &Path,
-        swap: Swap,
-        safety: &str,
-        signatures: &HashMap<String, Vec<u8>>,
-    ) -> Result<Vec<String>> {
+    fn apply(&self, state_dir: &Path, swap: Swap, safety: &str, saved: &Saved) -> Result<Vec<String>> {
         let steps = self.steps();
         let prepare = || {
             let warnings = self.keep_own_rows(state_dir, &swap)?;
             let locks = lock_databases(state_dir, &steps)?;
-            match self.check_unchanged(state_dir, signatures) {
+            match self.check_unchanged(state_dir, saved) {
                 Ok(()) => Ok((warnings, locks)),
                 Err(error) => {
                     locks.into_iter().for_each(Exclusive::release);
@@ -426,18 +421,37 @@ impl Plan {
         Ok(warnings)
     }
 
-    fn check_unchanged(&self, state_dir: &Path, signatures: &HashMap<String, Vec<u8>>) -> Result<()> {
-        for path in self.going.keys().chain(self.attributes.keys()) {
-            let Some(signature) = signatures.get(path) else { continue };
-            if !Signature::of(&state_dir.join(path)).is_ok_and(|now| now.bytes == *signature) {
-                return Err(Error::new(Code::StateChanged, format!("{path} changed while the rollback was prepared"))
-                    .at_path(path)
-                    .advise("stop what writes to it and try again; nothing was changed")
-                    .retryable());
+    fn check_unchanged(&self, state_dir: &Path, saved: &Saved) -> Result<()> {
+        let changed = |path: &str| {
+            Err(Error::new(Code::StateChanged, format!("{path} changed while the rollback was prepared"))
+                .at_path(path)
+                .advise("stop what writes to it and try again; nothing was changed")
+                .retryable())
+        };
+        let is_as_saved = |path: &str| {
+            let Some(signature) = saved.signatures.get(path) else { return true };
+            Signature::of(&state_dir.join(path)).is_ok_and(|now| now.bytes == *signature)
+        };
+        if let Some(path) = self.going.keys().chain(self.attributes.keys()).find(|path| !is_as_saved(path)) {
+            return changed(path);
+        }
+        // A directory goes with all that is in it by now.
+        for (path, _) in self.going.iter().filter(|(_, going)| going.saved) {
+            let below = walkdir::WalkDir::new(state_dir.join(path)).follow_root_links(false).min_depth(1);
+            for found in below.into_iter().flatten() {
+                let relative = relative(state_dir, found.path()).unwrap_or_default();
+                if !saved.paths.contains(&relative) || !is_as_saved(&relative) {
+                    return changed(&relative);
+                }
             }
         }
         Ok(())
     }
+}
+
+/// A path below the state directory as snapshots name it, if it is text.
+fn relative(state_dir: &Path, path: &Path) -> Option<String> {
+    Some(path.strip_prefix(state_dir).ok()?.to_str()?.replace(std::path::MAIN_SEPARATOR, "/"))
 }
 
 /// Writes everything that is to come into the staging folder, checked.
