@@ -99,7 +99,7 @@ fn a_file_that_cannot_be_read_is_named_and_not_lost_in_a_rollback() {
     bench.write("workspace/file", "old");
     bench.push();
     bench.write("workspace/file", "new, and in no snapshot");
-    fs::set_permissions(bench.state("workspace/file"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(bench.state("workspace/file"), fs::Permissions::from_mode(0o0)).unwrap();
     let report = bench.push();
     assert_eq!(report.exceptions.len(), 1, "{report:?}");
     let first = bench.list().pop().unwrap();

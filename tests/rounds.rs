@@ -426,3 +426,41 @@ fn reading_a_database_leaves_nothing_beside_it() {
     assert_eq!(bench.tree().keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
     assert_eq!(text(&bench, SHARED, "SELECT body FROM notes"), "old");
 }
+
+/// A file system of its own in the state directory, as containers mount a workspace; unmounted at the end.
+struct Mount(std::path::PathBuf);
+
+impl Mount {
+    /// `None` where this user may not mount.
+    fn new(at: std::path::PathBuf) -> Option<Self> {
+        fs::create_dir_all(&at).unwrap();
+        let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&at).status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self(at))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_workspace_in_a_volume_of_its_own_is_rolled_back_too() {
+    let bench = Bench::default();
+    let Some(_mount) = Mount::new(bench.state("workspace")) else { return };
+    populate(&bench);
+    let before = bench.tree();
+    bench.push();
+    bench.write("workspace/SOUL.md", "changed");
+    bench.write("workspace/new/file.md", "new");
+    bench.write("agents/main/log.jsonl", "changed too");
+    fs::remove_file(bench.state("workspace/link")).unwrap();
+    let damaged = bench.tree();
+    let report = bench.rollback("latest");
+    assert_same(&bench.tree(), &before);
+    bench.rollback(&report.safety_snapshot.unwrap());
+    assert_same(&bench.tree(), &damaged);
+    bench.write("workspace/SOUL.md", "changed again");
+    assert!(bench.push().snapshot.is_some());
+}

@@ -34,6 +34,9 @@ const LAST_SNAPSHOT: &str = "last";
 /// interrupted push can be seen; the next one takes over what was uploaded.
 pub async fn push(target: &Target, options: PushOptions, operation: &Operation) -> Result<PushReport> {
     let started = Instant::now();
+    if options.trigger == Trigger::BeforeRollback {
+        return Err(Error::config("trigger", "before_rollback is for the safety snapshots that a rollback takes"));
+    }
     let workplace = Workplace::open(target, "push").await?;
     let mut upload = Upload::start(target, &workplace, WhenUnchanged::Skip, operation).await?;
     let mut warnings = Vec::new();

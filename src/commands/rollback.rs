@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -23,9 +23,10 @@ use crate::repository::restore::{parents, time};
 use crate::repository::tree::{Entry, Kind};
 use crate::repository::write::Writer;
 use crate::state::database::{self, Exclusive};
+use crate::state::private::create_private_dir;
 use crate::state::rules::{PathFilter, Rules};
 use crate::state::scan::{Signature, mode, mtime, scan};
-use crate::state::swap::{Attributes, Step, Swap, lock_databases};
+use crate::state::swap::{Attributes, SET_ASIDE, SET_ASIDE_IN_MOUNT, Step, Swap, lock_databases};
 
 /// Rolls back, or says what that would do.
 ///
@@ -251,8 +252,9 @@ impl Plan {
             }
         }
         if !going.saved {
-            let kept = format!("{path} is in no snapshot; it is kept in b2-backup/set-aside");
-            self.warnings.push(kept);
+            self.warnings.push(format!(
+                "{path} is in no snapshot; it is kept in b2-backup/{SET_ASIDE}, or {SET_ASIDE_IN_MOUNT} of its own file system"
+            ));
         }
         self.going.insert(path.to_owned(), going);
     }
@@ -405,7 +407,7 @@ impl Plan {
     fn keep_own_rows(&self, state_dir: &Path, swap: &Swap) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
         for entry in self.stage.iter().filter(|entry| entry.kind == Kind::Database) {
-            let (live, staged) = (state_dir.join(&entry.path), swap.staging().join(&entry.path));
+            let (live, staged) = (state_dir.join(&entry.path), swap.staging_of(&entry.path).join(&entry.path));
             if !database::is_openclaws(&staged) {
                 continue;
             }
@@ -463,5 +465,13 @@ async fn stage(
     operation: &Operation,
 ) -> Result<()> {
     let meter = Arc::new(Meter::new(operation, "stage", 0, 0));
-    repository.restore(index, plan.stage.clone(), &swap.staging(), meter, operation).await
+    let mut by_folder: BTreeMap<PathBuf, Vec<Entry>> = BTreeMap::new();
+    for entry in &plan.stage {
+        by_folder.entry(swap.staging_of(&entry.path)).or_default().push(entry.clone());
+    }
+    for (folder, entries) in by_folder {
+        create_private_dir(&folder)?;
+        repository.restore(index, entries, &folder, Arc::clone(&meter), operation).await?;
+    }
+    Ok(())
 }

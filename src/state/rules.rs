@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 /// No configuration brings them into a snapshot, no rollback touches them.
 const SECRETS: &[&str] = &[
     "b2-backup",
+    "**/.b2-backup-rollback",
+    "**/.b2-backup-set-aside",
     "credentials",
     "identity",
     "devices",

@@ -18,10 +18,15 @@ use super::private::{FOLDER, PrivateFolder, remove_tree, sync_parent, write_dura
 use crate::error::{Code, Error, Result};
 use crate::repository::restore::{set_mode, time};
 
-/// Holds everything of a swap under way.
+/// Holds everything of a swap under way, in the private folder.
 const SWAP: &str = "rollback";
-/// Where what could not be saved elsewhere stays after it was replaced.
-const SET_ASIDE: &str = "set-aside";
+/// Where what could not be saved elsewhere stays after it was replaced, in the private folder.
+pub const SET_ASIDE: &str = "set-aside";
+/// The same two at the top of another file system that is mounted in the state directory, for instance a workspace in a
+/// volume of its own: nothing can be renamed across file systems.
+const SWAP_IN_MOUNT: &str = ".b2-backup-rollback";
+/// What [`SET_ASIDE`] is called at the top of another file system.
+pub const SET_ASIDE_IN_MOUNT: &str = ".b2-backup-set-aside";
 const JOURNAL: &str = "journal.json";
 
 /// One step of a swap. Paths are relative to the state directory, `/` between segments.
@@ -77,6 +82,8 @@ struct Journal {
     safety_snapshot: String,
     /// Whether the steps are being taken back.
     undo: bool,
+    /// Where other file systems are mounted.
+    mounts: Vec<String>,
     steps: Vec<Step>,
 }
 
@@ -85,6 +92,7 @@ struct Journal {
 pub struct Swap {
     state_dir: PathBuf,
     folder: PathBuf,
+    mounts: Vec<String>,
 }
 
 impl Swap {
@@ -93,8 +101,8 @@ impl Swap {
     /// # Errors
     /// `IO`.
     pub fn prepare(state_dir: &Path, folder: &PrivateFolder) -> Result<Self> {
-        let swap = Self { state_dir: state_dir.to_owned(), folder: folder.path(SWAP) };
-        remove_tree(&swap.folder)?;
+        let swap = Self { state_dir: state_dir.to_owned(), folder: folder.path(SWAP), mounts: mounts_below(state_dir) };
+        swap.folders().try_for_each(|folder| remove_tree(&folder))?;
         super::private::create_private_dir(&swap.staging())?;
         Ok(swap)
     }
@@ -105,11 +113,30 @@ impl Swap {
         self.folder.join("new")
     }
 
+    /// [`Swap::staging`] for what belongs to `path`, which may be in another file system.
+    #[must_use]
+    pub fn staging_of(&self, path: &str) -> PathBuf {
+        match mount_of(&self.mounts, path) {
+            Some(mount) => self.state_dir.join(mount).join(SWAP_IN_MOUNT).join("new"),
+            None => self.staging(),
+        }
+    }
+
+    /// All folders that hold something of a swap: one in each file system.
+    fn folders(&self) -> impl Iterator<Item = PathBuf> {
+        let in_mounts = self.mounts.iter().map(|mount| self.state_dir.join(mount).join(SWAP_IN_MOUNT));
+        std::iter::once(self.folder.clone()).chain(in_mounts)
+    }
+
     /// Gives up before anything was touched.
     pub fn discard(&self) {
-        if let Err(error) = remove_tree(&self.folder) {
+        if let Err(error) = self.folders().try_for_each(|folder| remove_tree(&folder)) {
             tracing::warn!(%error, "the staging folder is removed at the next start");
         }
+    }
+
+    fn sync(&self) {
+        self.folders().filter(|folder| folder.exists()).for_each(|folder| sync_file_system(&folder));
     }
 
     /// Performs the steps in order; takes back what was done if one fails.
@@ -118,9 +145,10 @@ impl Swap {
     /// The failed step's. Then the old state is in place again; should even that fail, the error says so, and the
     /// next start tries anew.
     pub fn apply(self, safety_snapshot: &str, steps: Vec<Step>) -> Result<()> {
-        let mut journal = Journal { format: 1, safety_snapshot: safety_snapshot.into(), undo: false, steps };
-        let mover = Mover::new(&self.state_dir, safety_snapshot)?;
-        sync_file_system(&self.folder);
+        let mounts = self.mounts.clone();
+        let mut journal = Journal { format: 1, safety_snapshot: safety_snapshot.into(), undo: false, mounts, steps };
+        let mover = Mover::new(&self.state_dir, &journal)?;
+        self.sync();
         journal.write(&self.folder)?;
         if let Err(error) = mover.forward(&journal.steps) {
             journal.undo = true;
@@ -136,7 +164,7 @@ impl Swap {
 
     /// Declares the state whole by removing the journal, then cleans up.
     fn finish(&self) -> Result<()> {
-        sync_file_system(&self.folder);
+        self.sync();
         let journal = self.folder.join(JOURNAL);
         std::fs::remove_file(&journal)
             .and_then(|()| sync_parent(&journal))
@@ -159,16 +187,20 @@ impl Journal {
 /// # Errors
 /// `LOCKED` when somebody has a database open that has to be moved, `CORRUPT` when the journal is damaged, `IO`.
 pub fn recover(state_dir: &Path, folder: &PrivateFolder) -> Result<()> {
-    let swap = Swap { state_dir: state_dir.to_owned(), folder: folder.path(SWAP) };
+    let mounts = mounts_below(state_dir);
+    let mut swap = Swap { state_dir: state_dir.to_owned(), folder: folder.path(SWAP), mounts };
     let path = swap.folder.join(JOURNAL);
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return remove_tree(&swap.folder),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return swap.folders().try_for_each(|folder| remove_tree(&folder));
+        }
         Err(error) => return Err(Error::io("read", &path, error)),
     };
     let mut journal: Journal = serde_json::from_slice(&bytes)
         .ok()
-        .filter(|journal: &Journal| journal.format == 1 && journal.steps.iter().all(Step::is_safe))
+        .filter(|journal: &Journal| journal.format == 1)
+        .filter(|journal| journal.steps.iter().map(Step::path).chain(&journal.mounts).all(|path| stays_inside(path)))
         .ok_or_else(|| {
             Error::corrupt(&path.display().to_string(), "it is no journal of a rollback").advise(format!(
                 "what was replaced lies in {}, what was to come in {}",
@@ -176,7 +208,8 @@ pub fn recover(state_dir: &Path, folder: &PrivateFolder) -> Result<()> {
                 swap.staging().display()
             ))
         })?;
-    let mover = Mover::new(state_dir, &journal.safety_snapshot)?;
+    swap.mounts.clone_from(&journal.mounts);
+    let mover = Mover::new(state_dir, &journal)?;
     let _locks = lock_databases(state_dir, &journal.steps).map_err(|error| {
         let problem = format!("a rollback was interrupted and has to be finished first: {error}");
         Error::new(error.code(), problem).because(error)
@@ -221,42 +254,97 @@ pub fn lock_databases(state_dir: &Path, steps: &[Step]) -> Result<Vec<Exclusive>
 }
 
 impl Step {
-    /// Whether the step stays within the state directory. The journal was written by this program, but the disk is not
-    /// trusted with where files go.
-    fn is_safe(&self) -> bool {
+    fn path(&self) -> &String {
         let (Self::TakeAway { path, .. }
         | Self::MakeDirectory(path)
         | Self::PutIn(path)
         | Self::RemoveDirectory { path, .. }
         | Self::SetAttributes { path, .. }) = self;
-        !path.is_empty() && path.split('/').all(|segment| !matches!(segment, "" | "." | ".."))
+        path
     }
+}
+
+/// Whether a path of the journal stays within the state directory. This program wrote it, but the disk is not trusted with
+/// where files go.
+fn stays_inside(path: &str) -> bool {
+    path.split('/').all(|segment| !matches!(segment, "" | "." | ".."))
+}
+
+/// Where other file systems are mounted in the state directory, relative to it. Linux only: elsewhere such a rollback
+/// fails, and is taken back.
+fn mounts_below(state_dir: &Path) -> Vec<String> {
+    let (Ok(state_dir), Ok(mounts)) = (state_dir.canonicalize(), std::fs::read_to_string("/proc/self/mountinfo"))
+    else {
+        return Vec::new();
+    };
+    // The fifth field is the mount point, with spaces and the like as octal escapes (proc_pid_mountinfo(5)).
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter_map(unescape);
+    let mut below: Vec<String> = points
+        .filter_map(|point| Some(Path::new(&point).strip_prefix(&state_dir).ok()?.to_str()?.to_owned()))
+        .collect();
+    below.retain(|mount| !mount.is_empty());
+    below.sort();
+    below.dedup();
+    below
+}
+
+fn unescape(field: &str) -> Option<String> {
+    let mut parts = field.split('\\');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(part.get(..3)?, 8).ok()?);
+        bytes.extend_from_slice(&part.as_bytes()[3..]);
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// The innermost of `mounts` that `path` lies in.
+fn mount_of<'m>(mounts: &'m [String], path: &str) -> Option<&'m String> {
+    let holds = |mount: &&String| path.strip_prefix(mount.as_str()).is_some_and(|rest| rest.starts_with('/'));
+    mounts.iter().filter(holds).max_by_key(|mount| mount.len())
 }
 
 /// Performs steps, and takes them back. Every access stays within the state directory.
 struct Mover {
     root: Dir,
     shown: PathBuf,
-    set_aside: String,
+    safety_snapshot: String,
+    mounts: Vec<String>,
 }
 
 impl Mover {
-    fn new(state_dir: &Path, safety_snapshot: &str) -> Result<Self> {
+    fn new(state_dir: &Path, journal: &Journal) -> Result<Self> {
         let root = Dir::open_ambient_dir(state_dir, ambient_authority())
             .map_err(|error| Error::io("open", state_dir, error))?;
         Ok(Self {
             root,
             shown: state_dir.to_owned(),
-            set_aside: format!("{FOLDER}/{SET_ASIDE}/{}", safety_snapshot.replace('/', "_")),
+            safety_snapshot: journal.safety_snapshot.replace('/', "_"),
+            mounts: journal.mounts.clone(),
         })
     }
 
-    fn staged(path: &str) -> String {
-        format!("{FOLDER}/{SWAP}/new/{path}")
+    fn swap_folder(&self, path: &str) -> String {
+        match mount_of(&self.mounts, path) {
+            Some(mount) => format!("{mount}/{SWAP_IN_MOUNT}"),
+            None => format!("{FOLDER}/{SWAP}"),
+        }
+    }
+
+    fn staged(&self, path: &str) -> String {
+        format!("{}/new/{path}", self.swap_folder(path))
     }
 
     fn away(&self, path: &str, saved: bool) -> String {
-        if saved { format!("{FOLDER}/{SWAP}/old/{path}") } else { format!("{}/{path}", self.set_aside) }
+        if saved { format!("{}/old/{path}", self.swap_folder(path)) } else { self.aside(path) }
+    }
+
+    fn aside(&self, path: &str) -> String {
+        let id = &self.safety_snapshot;
+        match mount_of(&self.mounts, path) {
+            Some(mount) => format!("{mount}/{SET_ASIDE_IN_MOUNT}/{id}/{path}"),
+            None => format!("{FOLDER}/{SET_ASIDE}/{id}/{path}"),
+        }
     }
 
     /// Renames something. A database's side files go first, so that at no moment it lies beside those of another.
@@ -286,7 +374,7 @@ impl Mover {
 
     /// Keeps what turned up where something else has to go.
     fn make_way(&self, path: &str) -> io::Result<()> {
-        let mut aside = format!("{}/{path}", self.set_aside);
+        let mut aside = self.aside(path);
         while self.exists(&aside)? {
             aside.push('~');
         }
@@ -303,7 +391,7 @@ impl Mover {
             // What replaces it may be in place already: that must not be taken for the old.
             if let Step::TakeAway { path, .. } = step
                 && replaced.contains(path.as_str())
-                && self.exists(&Self::staged(path)).is_ok_and(|waits| !waits)
+                && self.exists(&self.staged(path)).is_ok_and(|waits| !waits)
             {
                 continue;
             }
@@ -332,7 +420,7 @@ impl Mover {
                 _ => Ok(()),
             },
             Step::PutIn(path) => (|| {
-                let staged = Self::staged(path);
+                let staged = self.staged(path);
                 if self.exists(&staged)? {
                     if self.exists(path)? {
                         self.make_way(path)?;
@@ -391,7 +479,7 @@ impl Mover {
             })()
             .map_err(|error| (path.as_str(), error)),
             Step::PutIn(path) => (|| {
-                let staged = Self::staged(path);
+                let staged = self.staged(path);
                 if !self.exists(&staged)? && self.exists(path)? {
                     // With what a program that ran meanwhile may have made beside it.
                     self.rename_with_side_files(path, &staged)?;
