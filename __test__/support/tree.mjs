@@ -27,5 +27,12 @@ export function readTree(directory, skip = () => false) {
   return tree;
 }
 
+/** What differs between two trees, a line each: a tree with thousands of files would drown it in a failed comparison. */
+export function treeChanges(before, after) {
+  const names = [...new Set([...Object.keys(before), ...Object.keys(after)])].sort();
+  const changed = names.filter((name) => before[name] !== after[name]);
+  return changed.map((name) => `${name}: ${before[name] ?? "not there"} -> ${after[name] ?? "not there"}`);
+}
+
 /** The paths of a tree's regular files. */
 export const filesOf = (tree) => Object.keys(tree).filter((entry) => tree[entry].startsWith("file "));
