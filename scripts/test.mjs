@@ -98,8 +98,9 @@ async function rust() {
   await seaweed.stop();
 }
 
+/** The demo builds the addon, and is the first thing that a newcomer runs. */
 async function addon() {
-  await run(process.execPath, ["scripts/build-addon.mjs"]);
+  await run(process.execPath, ["scripts/demo.mjs"]);
 }
 
 async function javascript() {
@@ -111,7 +112,7 @@ async function javascript() {
 }
 
 const { values } = parseArgs({ options: { only: { type: "string" } } });
-if (values.only !== undefined && !(values.only in PARTS)) {
+if (values.only !== undefined && !Object.hasOwn(PARTS, values.only)) {
   console.error(`--only takes one of ${Object.keys(PARTS).join(", ")}`);
   process.exit(64);
 }
