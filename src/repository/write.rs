@@ -244,7 +244,7 @@ impl Uploader {
                 () = self.operation.cancel.cancelled() => break Err(Error::cancelled()),
                 Some(result) = under_way.join_next() => match result.map_err(|error| task_failed(&error)).flatten() {
                     Ok(pack) => {
-                        self.note(pack).await?;
+                        self.note(pack);
                         if last_index.elapsed() >= INDEX_INTERVAL {
                             indexed.extend(self.write_index().await?);
                             last_index = Instant::now();
@@ -254,6 +254,7 @@ impl Uploader {
                 },
                 pack = queue.recv(), if !all_handed_over => match pack {
                     Some(FullPack { entry, bytes, place }) => {
+                        self.remember(&entry).await;
                         let (store, target) = (Arc::clone(&self.repository.store), Arc::clone(&self.pack_target));
                         under_way.spawn(async move {
                             let started = Instant::now();
@@ -270,10 +271,10 @@ impl Uploader {
                 break Ok(());
             }
         };
-        // What did arrive is kept in the cache, for the next run. After a failure nothing more is sent.
+        // What arrives is in the cache, for the next run. After a failure nothing more is sent.
         while let Some(result) = under_way.join_next().await {
             if let Ok(Ok(pack)) = result {
-                self.note(pack).await?;
+                self.note(pack);
             }
         }
         result?;
@@ -281,7 +282,8 @@ impl Uploader {
         Ok(indexed)
     }
 
-    async fn note(&mut self, pack: PackEntry) -> Result<()> {
+    /// Before a pack is sent: if it arrives, the next run finds it, whenever this one ends.
+    async fn remember(&self, pack: &PackEntry) {
         if let Some(cache) = self.repository.cache.clone() {
             let pack = pack.clone();
             let noted = tokio::task::spawn_blocking(move || cache.add_pending(&pack)).await;
@@ -289,9 +291,11 @@ impl Uploader {
                 tracing::warn!(%error, "the local cache could not be written");
             }
         }
+    }
+
+    fn note(&mut self, pack: PackEntry) {
         self.done.push(pack);
         self.meter.transferred(self.repository.stats().sent_bytes);
-        Ok(())
     }
 
     async fn write_index(&mut self) -> Result<Vec<PackId>> {
