@@ -10,6 +10,7 @@ use walkdir::WalkDir;
 use super::rules::{Rules, Verdict};
 use crate::commands::{Exception, Operation};
 use crate::error::{Error, Result};
+use crate::repository::restore::parents;
 
 /// Something that belongs into a snapshot.
 #[derive(Debug, Clone)]
@@ -174,6 +175,7 @@ pub fn scan(state_dir: &Path, rules: &Rules, operation: &Operation) -> Result<Sc
             found.signature.add_log(&meta);
         }
     }
+    make_a_tree(&mut scan.found);
     add_parents(state_dir, &mut scan.found);
     scan.found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(scan)
@@ -191,6 +193,16 @@ fn scan_verdict(rules: &Rules, path: &str, absolute: &Path, is_dir: bool) -> Ver
         }
     }
     verdict
+}
+
+/// A directory that changes while it is walked may give a name twice, or come back as a file or link after its entries
+/// were listed. Of a tree, each path is there once, and nothing lies below what is no directory.
+fn make_a_tree(found: &mut Vec<Found>) {
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found.dedup_by(|later, earlier| later.path == earlier.path);
+    let others = found.iter().filter(|found| found.kind != FoundKind::Directory);
+    let others: HashSet<String> = others.map(|found| found.path.clone()).collect();
+    found.retain(|found| !parents(&found.path).any(|parent| others.contains(parent)));
 }
 
 /// Directories that were left out but entered on the way to something included belong to the tree too.
@@ -331,6 +343,30 @@ mod tests {
         assert_eq!(workspace.mode, 0o750);
         let link = scan.found.iter().find(|found| found.path == "workspace/link").unwrap();
         assert_eq!(link.kind, FoundKind::Symlink("/etc".into()));
+    }
+
+    #[test]
+    fn what_a_walk_through_a_changing_directory_gives_is_a_tree() {
+        let found = |path: &str, kind| Found {
+            path: path.into(),
+            kind,
+            mode: 0o755,
+            mtime: 0,
+            size: 0,
+            signature: Signature::default(),
+        };
+        let mut all = vec![
+            found("a", FoundKind::Symlink("elsewhere".into())),
+            found("a/b/c", FoundKind::File),
+            found("b", FoundKind::Directory),
+            found("b/twice", FoundKind::File),
+            found("b/x", FoundKind::File),
+            found("b/twice", FoundKind::File),
+            found("left out/kept", FoundKind::File),
+        ];
+        make_a_tree(&mut all);
+        let paths: Vec<_> = all.iter().map(|found| found.path.as_str()).collect();
+        assert_eq!(paths, ["a", "b", "b/twice", "b/x", "left out/kept"]);
     }
 
     use std::os::unix::ffi::OsStrExt;
