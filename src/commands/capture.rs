@@ -328,6 +328,8 @@ impl Reader<'_> {
     fn read_database(&mut self, path: &Path, found: &Found, known: Option<&CachedFile>) -> Result<Option<Outcome>> {
         let name = hex(&blake3::hash(found.path.as_bytes()).as_bytes()[..8]);
         let copy = self.job.temporary.join(format!("{name}.sqlite"));
+        // Before the signature is taken: it changes the file, but nothing that anyone would see in it.
+        database::play_back_journal(path);
         let before = Signature::of(path)?;
         let copied = database::copy_for_snapshot(path, &copy);
         let result = match copied {

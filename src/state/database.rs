@@ -158,6 +158,24 @@ fn vacuum_at_rest(source: &Path, target: &str) -> bool {
     copied
 }
 
+/// Has SQLite undo what a crash left half done in the database at `path`, as the next program to open it would. What
+/// cannot be undone is seen when the database is copied.
+pub fn play_back_journal(path: &Path) {
+    let [.., journal] = side_files(path);
+    if !journal.is_file() {
+        return;
+    }
+    let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_WRITE;
+    let read = Connection::open_with_flags(path, flags).and_then(|connection| {
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+    });
+    if let Err(error) = read {
+        tracing::debug!(%error, path = %path.display(), "the journal of a database was not played back");
+    }
+}
+
 /// Copies all pages in one step, which no writer can come between.
 fn copy_pages(source: &Path, copy: &Path) -> rusqlite::Result<()> {
     let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
