@@ -27,6 +27,9 @@ use crate::state::scan::{Found, FoundKind, Scan, Signature, mode, mtime};
 const RACY: Duration = Duration::from_secs(2);
 /// How often a file that changes while it is read is read anew.
 const READ_ATTEMPTS: usize = 3;
+/// The coarsest clock by which Linux dates changes ticks a hundred times a second; a change within the tick of the one
+/// before shows in no time.
+const TICK: Duration = Duration::from_millis(20);
 
 /// The state as it was read.
 #[derive(Debug)]
@@ -178,7 +181,8 @@ impl Capture {
         let outcomes = Mutex::new(Vec::with_capacity(to_read.len()));
         let threads = std::thread::available_parallelism().map_or(2, usize::from).min(to_read.len());
         let work = || -> Result<()> {
-            let mut reader = Reader { job: self, sink: self.writer.sink()?, buffer: Vec::new() };
+            let root = File::open(&self.state_dir).map_err(|error| Error::io("open", &self.state_dir, error))?;
+            let mut reader = Reader { job: self, root, sink: self.writer.sink()?, buffer: Vec::new() };
             let mut own = Vec::new();
             while let Some(found) = to_read.get(next.fetch_add(1, Ordering::Relaxed)) {
                 self.operation.check()?;
@@ -249,6 +253,8 @@ impl From<io::Error> for Error {
 /// Reads files on one thread.
 struct Reader<'j> {
     job: &'j Capture,
+    /// The state directory.
+    root: File,
     sink: Sink,
     buffer: Vec<u8>,
 }
@@ -279,16 +285,18 @@ impl Reader<'_> {
 
     fn read_file(&mut self, found: &Found, known: Option<&CachedFile>) -> Result<Outcome> {
         let path = self.job.state_dir.join(&found.path);
-        let mut file = open_regular(&path)?;
+        // The signature comes first: should the file be replaced in between, what is read is newer than it says.
+        let mut before = Signature::of(&path)?;
+        let mut file = self.open(&found.path)?;
         if starts_like_a_database(&mut file)? {
             drop(file);
             if let Some(outcome) = self.read_database(&path, found, known)? {
                 return Ok(outcome);
             }
-            file = open_regular(&path)?;
+            before = Signature::of(&path)?;
+            file = self.open(&found.path)?;
         }
         for attempt in 1..=READ_ATTEMPTS {
-            let before = Signature::of(&path)?;
             match self.read_once(&mut file)? {
                 Attempt::Consistent(content) => {
                     let meta = file.metadata()?;
@@ -296,21 +304,39 @@ impl Reader<'_> {
                         Entry::new(found.path.as_str(), Kind::File, mode(&meta), mtime(&meta)).with_content(&content);
                     return Ok(self.kept(entry, before));
                 }
-                Attempt::Grew(content) if attempt == READ_ATTEMPTS => {
+                Attempt::Grew(content) if attempt == READ_ATTEMPTS && starts_with(&mut file, &content)? => {
                     // Somebody appends faster than it can be read: what was there at one moment is a file they had.
                     let entry =
                         Entry::new(found.path.as_str(), Kind::File, found.mode, found.mtime).with_content(&content);
                     return Ok(self.kept(entry, before));
                 }
-                Attempt::Grew(_) | Attempt::Changed => file = open_regular(&path)?,
+                Attempt::Grew(_) | Attempt::Changed => {
+                    before = Signature::of(&path)?;
+                    file = self.open(&found.path)?;
+                }
             }
         }
         let reason = "it kept changing while it was read".into();
         Ok(Outcome::Excepted(Exception { path: found.path.clone(), reason }))
     }
 
+    /// Opens what the scan saw as a file, and nothing else: no symlink is followed, no FIFO waited for.
+    fn open(&self, path: &str) -> Result<File> {
+        let file = open_below(&self.root, &self.job.state_dir, path)?;
+        if file.metadata()?.is_file() {
+            Ok(file)
+        } else {
+            Err(io::Error::other("it is no longer a regular file").into())
+        }
+    }
+
     fn read_once(&mut self, file: &mut File) -> Result<Attempt> {
-        let before = file.metadata()?;
+        let mut before = file.metadata()?;
+        let age = before.modified().ok().and_then(|time| time.elapsed().ok());
+        if let Some(rest) = age.and_then(|age| TICK.checked_sub(age)) {
+            std::thread::sleep(rest);
+            before = file.metadata()?;
+        }
         file.rewind()?;
         let content = self.store(&mut file.take(before.len()), before.len())?;
         let after = file.metadata()?;
@@ -394,17 +420,43 @@ fn path_is_full(error: &Error) -> bool {
     source.and_then(rusqlite::Error::sqlite_error_code) == Some(rusqlite::ErrorCode::DiskFull)
 }
 
-/// Opens what the scan saw as a file, and nothing else: no symlink is followed, no FIFO waited for.
-fn open_regular(path: &Path) -> Result<File> {
+/// Opens a file below `root`, which is at `shown`, without following a symlink: also not one that has taken the place of
+/// a directory since the scan.
+fn open_below(root: &File, shown: &Path, path: &str) -> io::Result<File> {
     #[cfg(unix)]
-    let file: File = {
+    {
         use rustix::fs::{Mode, OFlags};
+        let _ = shown;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)?.into()
-    };
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::fs::ResolveFlags;
+            match rustix::fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+                // Before Linux 5.6, and in some containers.
+                Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {}
+                opened => return Ok(opened?.into()),
+            }
+        }
+        Ok(rustix::fs::openat(root, path, flags, Mode::empty())?.into())
+    }
     #[cfg(not(unix))]
-    let file = File::open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no longer a regular file").into()) }
+    {
+        let _ = root;
+        File::open(shown.join(path))
+    }
+}
+
+/// Whether the file starts with what was read of it before: it was appended to, and not written anew.
+fn starts_with(file: &mut File, content: &Content) -> io::Result<bool> {
+    file.rewind()?;
+    let mut hasher = Sha256::new();
+    let (mut file, mut buffer) = (file.take(content.size), vec![0; 64 << 10]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(content.sha256[..] == hasher.finalize()[..]),
+            length => hasher.update(&buffer[..length]),
+        }
+    }
 }
 
 fn starts_like_a_database(file: &mut File) -> io::Result<bool> {
