@@ -244,6 +244,33 @@ fn links_that_lead_round_in_circles_or_away_are_kept_as_links() {
     assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "untouched");
 }
 
+/// As when the owner moves a project elsewhere and leaves a link.
+#[test]
+fn a_link_that_took_the_place_of_a_directory_gives_way_to_it() {
+    let bench = Bench::default();
+    bench.write("workspace/project/file", "x");
+    bench.write("workspace/project/src/deep/main.rs", "x");
+    bench.write("workspace/project/same/file", "x");
+    fs::create_dir_all(bench.state("workspace/project/empty/deeper")).unwrap();
+    let before = bench.tree();
+    bench.push();
+    for elsewhere in [bench.root.path().join("elsewhere"), bench.state("workspace/moved")] {
+        fs::rename(bench.state("workspace/project"), &elsewhere).unwrap();
+        symlink(&elsewhere, bench.state("workspace/project")).unwrap();
+        fs::write(elsewhere.join("src/deep/main.rs"), "changed elsewhere").unwrap();
+        let (moved, there) = (bench.tree(), tree(&elsewhere));
+        let report = bench.rollback("latest");
+        assert!(report.warnings.is_empty(), "{report:?}");
+        assert_same(&bench.tree(), &before);
+        if !elsewhere.starts_with(bench.state("")) {
+            assert_same(&tree(&elsewhere), &there);
+        }
+        bench.rollback(&report.safety_snapshot.unwrap());
+        assert_same(&bench.tree(), &moved);
+        bench.rollback("latest");
+    }
+}
+
 #[test]
 fn what_only_looks_like_a_database_is_kept_as_a_file() {
     let bench = Bench::default();
@@ -267,6 +294,34 @@ fn what_only_looks_like_a_database_is_kept_as_a_file() {
     fs::remove_dir_all(bench.state("memory")).unwrap();
     bench.rollback("latest");
     assert_same(&bench.tree(), &before);
+}
+
+/// `dream-journal` is a name for a folder of notes.
+#[test]
+fn what_is_named_like_a_databases_side_file_is_kept_unless_it_is_one() {
+    let bench = Bench::new(serde_json::json!({ "include": ["**"], "encrypt": false }));
+    bench.write("workspace/dream-journal/monday.md", "flying");
+    bench.write("workspace/work-journal", "a file of its own");
+    bench.write("workspace/notes", "text");
+    bench.write("workspace/notes-journal", "a file of its own beside another one");
+    let path = bench.state("memory/main.sqlite");
+    let writer = sql(&path, "PRAGMA journal_mode=WAL; CREATE TABLE notes(x); INSERT INTO notes VALUES ('old')");
+    let report = bench.push();
+    assert_eq!(report.files, 5, "{report:?}");
+    let pulled = tree(&bench.pull("latest"));
+    let mut expected = bench.tree();
+    for side in ["", "-wal", "-shm"] {
+        assert!(expected.remove(&format!("memory/main.sqlite{side}")).is_some());
+        assert_eq!(pulled.contains_key(&format!("memory/main.sqlite{side}")), side.is_empty());
+    }
+    assert_eq!(pulled.iter().find(|(path, node)| !path.contains("sqlite") && expected.get(*path) != Some(node)), None);
+    assert_eq!(pulled.len(), expected.len() + 1);
+    writer.execute_batch("UPDATE notes SET x = 'new'").unwrap();
+    drop(writer);
+    bench.write("workspace/dream-journal/monday.md", "falling");
+    bench.rollback("latest");
+    assert_eq!(value(&path, "SELECT x FROM notes"), "old");
+    assert_eq!(fs::read_to_string(bench.state("workspace/dream-journal/monday.md")).unwrap(), "flying");
 }
 
 #[test]

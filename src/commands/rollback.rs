@@ -186,7 +186,7 @@ impl Plan {
 
     fn want_directory(&mut self, target: &Target, live: &HashMap<&str, &Entry>, entry: &Entry) {
         let after = Attributes { mode: entry.mode, mtime: entry.mtime };
-        let found = fs::symlink_metadata(target.state_dir.join(&entry.path)).ok();
+        let found = metadata(&target.state_dir, &entry.path);
         if let Some(meta) = found.as_ref().filter(|meta| meta.is_dir()) {
             let before = Attributes { mode: mode(meta), mtime: mtime(meta) };
             if before.mode != after.mode {
@@ -228,7 +228,7 @@ impl Plan {
             }
             return;
         }
-        if let Ok(meta) = fs::symlink_metadata(target.state_dir.join(&entry.path)) {
+        if let Some(meta) = metadata(&target.state_dir, &entry.path) {
             if meta.is_dir() {
                 replaced.insert(entry.path.as_str());
             }
@@ -268,7 +268,7 @@ impl Plan {
         needed.sort();
         needed.dedup();
         for path in needed {
-            let is_dir = fs::symlink_metadata(target.state_dir.join(&path)).is_ok_and(|meta| meta.is_dir());
+            let is_dir = metadata(&target.state_dir, &path).is_some_and(|meta| meta.is_dir());
             if is_dir || self.make.contains(&path) {
                 continue;
             }
@@ -337,7 +337,7 @@ impl Plan {
             }
             for suffix in database::SIDE_FILES {
                 let side = format!("{}{suffix}", entry.path);
-                if fs::symlink_metadata(state_dir.join(&side)).is_ok() {
+                if metadata(state_dir, &side).is_some() {
                     self.going.insert(side, Going { saved: false, database: false });
                 }
             }
@@ -449,6 +449,12 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// What is at a path below the state directory. Behind a link is nothing: it gives way to the snapshot's directory.
+fn metadata(state_dir: &Path, path: &str) -> Option<fs::Metadata> {
+    let is_dir = |parent: &str| fs::symlink_metadata(state_dir.join(parent)).is_ok_and(|meta| meta.is_dir());
+    parents(path).all(is_dir).then(|| fs::symlink_metadata(state_dir.join(path)).ok()).flatten()
 }
 
 /// A path below the state directory as snapshots name it, if it is text.
