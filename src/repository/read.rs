@@ -10,7 +10,8 @@ use super::index::Index;
 use super::open::{Repository, task_failed};
 use super::pack::{PackOpener, pack_key};
 use super::seal::ChunkHasher;
-use super::tree::{Entries, Entry, Root, split_ids};
+use super::restore::parents;
+use super::tree::{Entries, Entry, Kind, Root, split_ids};
 use crate::commands::Operation;
 use crate::error::{Code, Error, Result};
 
@@ -202,9 +203,29 @@ impl Repository {
             own.extend(&level);
         }
         let stream = self.read_stream(index, &level, operation).await?;
-        let entries = tokio::task::spawn_blocking(move || Entries::new(&stream).collect::<Result<Vec<_>>>());
+        let entries = tokio::task::spawn_blocking(move || {
+            let entries = Entries::new(&stream).collect::<Result<Vec<_>>>()?;
+            check_parents(&entries)?;
+            Ok::<_, Error>(entries)
+        });
         Ok((entries.await.map_err(|error| task_failed(&error))??, own))
     }
+}
+
+/// Refuses a tree in which something lies below a file or a link: writing it would follow the link.
+fn check_parents(entries: &[Entry]) -> Result<()> {
+    let solid: HashSet<&str> = entries
+        .iter()
+        .filter(|entry| !matches!(entry.kind, Kind::Directory | Kind::Exception))
+        .map(|entry| entry.path.as_str())
+        .collect();
+    for entry in entries {
+        if let Some(parent) = parents(&entry.path).find(|parent| solid.contains(parent)) {
+            let problem = format!("the snapshot holds {:?} below {parent:?}, which is no directory", entry.path);
+            return Err(Error::new(Code::UnsafePath, problem).at_path(&entry.path));
+        }
+    }
+    Ok(())
 }
 
 /// Under which name the cache keeps a chunk of a file tree.

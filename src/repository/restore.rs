@@ -49,8 +49,8 @@ impl Repository {
     /// directories. Directories on the way to an entry need not be among the entries.
     ///
     /// # Errors
-    /// `CORRUPT` when a file does not come out as it was stored, `UNSAFE_PATH` when an entry would lie below something
-    /// that is no directory, `IO`, those of the store, `CANCELLED`. What was written until then is left to the caller.
+    /// `CORRUPT` when a file does not come out as it was stored, `IO`, those of the store, `CANCELLED`. What was written
+    /// until then is left to the caller.
     pub(crate) async fn restore(
         &self,
         index: &Arc<Index>,
@@ -59,7 +59,6 @@ impl Repository {
         meter: Arc<Meter>,
         operation: &Operation,
     ) -> Result<()> {
-        check_parents(&entries)?;
         let (files, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(Entry::has_content);
         let bytes = files.iter().map(|file| file.size).sum();
         meter.expect(files.len() as u64, bytes);
@@ -79,22 +78,6 @@ impl Repository {
         let finish = tokio::task::spawn_blocking(move || target.finish(&others));
         finish.await.map_err(|error| task_failed(&error))?
     }
-}
-
-/// Refuses a tree in which something lies below a file or a link: writing it would follow the link.
-fn check_parents(entries: &[Entry]) -> Result<()> {
-    let solid: HashSet<&str> = entries
-        .iter()
-        .filter(|entry| !matches!(entry.kind, Kind::Directory | Kind::Exception))
-        .map(|entry| entry.path.as_str())
-        .collect();
-    for entry in entries {
-        if let Some(parent) = parents(&entry.path).find(|parent| solid.contains(parent)) {
-            let problem = format!("the snapshot holds {:?} below {parent:?}, which is no directory", entry.path);
-            return Err(Error::new(Code::UnsafePath, problem).at_path(&entry.path));
-        }
-    }
-    Ok(())
 }
 
 /// The directories above `path`, from the inside out.
