@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::error::{Code, Error, Result};
+use crate::repository::id::PackId;
 use crate::repository::index::PackEntry;
 use crate::repository::tree::Entry;
 
@@ -207,7 +208,21 @@ impl Cache {
             .collect()
     }
 
-    /// Forgets the packs of interrupted runs: an index object has them now, or they are gone.
+    /// Forgets packs that an index object names now.
+    ///
+    /// # Errors
+    /// `IO`.
+    pub fn forget_pending(&self, packs: &[PackId]) -> Result<()> {
+        self.with(|connection| {
+            let transaction = connection.transaction()?;
+            for pack in packs {
+                transaction.execute("DELETE FROM pending WHERE pack = ?1", [pack.to_string()])?;
+            }
+            transaction.commit()
+        })
+    }
+
+    /// Forgets all packs of interrupted runs: index objects name those that arrived.
     ///
     /// # Errors
     /// `IO`.

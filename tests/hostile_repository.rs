@@ -124,7 +124,16 @@ fn refused(entries: &[Entry], expected: &str) {
 
 #[test]
 fn a_path_that_leads_elsewhere_is_refused() {
-    for path in ["../escaped", "workspace/../../escaped", "/tmp/escaped by openclaw-b2-backup", "a//b", "./a", "..", "a/.", "a\0b"] {
+    for path in [
+        "../escaped",
+        "workspace/../../escaped",
+        "/tmp/escaped by openclaw-b2-backup",
+        "a//b",
+        "./a",
+        "..",
+        "a/.",
+        "a\0b",
+    ] {
         refused(&[file(path)], "UNSAFE_PATH");
         refused(&[folder(path)], "UNSAFE_PATH");
         refused(&[link(path, Path::new("x"))], "UNSAFE_PATH");

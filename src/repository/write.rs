@@ -14,6 +14,7 @@ use super::index::{FrameEntry, Index, IndexObject, PackEntry};
 use super::open::{Repository, task_failed};
 use super::pack::{Compressor, Frame, FrameBuilder, PACK_TARGET, PackBuilder, pack_key};
 use super::seal::{ChunkHasher, MasterKey};
+use crate::cache::Cache;
 use crate::commands::{Meter, Operation};
 use crate::error::{Error, Result};
 
@@ -279,7 +280,16 @@ impl Uploader {
         }
         result?;
         indexed.extend(self.write_index().await?);
+        self.note_in_cache(Cache::clear_pending);
         Ok(indexed)
+    }
+
+    fn note_in_cache(&self, note: impl FnOnce(&Cache) -> Result<()>) {
+        if let Some(cache) = &self.repository.cache
+            && let Err(error) = note(cache)
+        {
+            tracing::warn!(%error, "the local cache could not be written");
+        }
     }
 
     /// Before a pack is sent: if it arrives, the next run finds it, whenever this one ends.
@@ -304,11 +314,8 @@ impl Uploader {
         for object in IndexObject::split(packs, Vec::new()) {
             self.repository.put_index(&object).await?;
         }
-        if !ids.is_empty()
-            && let Some(cache) = self.repository.cache.clone()
-            && let Err(error) = cache.clear_pending()
-        {
-            tracing::warn!(%error, "the local cache could not be written");
+        if !ids.is_empty() {
+            self.note_in_cache(|cache| cache.forget_pending(&ids));
         }
         Ok(ids)
     }
