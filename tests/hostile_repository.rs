@@ -34,7 +34,7 @@ fn store(bench: &Bench, entries: &[Entry]) -> String {
         let mut stream = Vec::new();
         for entry in entries {
             let content = Content { size: EVIL.len() as u64, sha256: Sha256::digest(EVIL).into(), chunks: vec![evil] };
-            let entry = if entry.has_content() { entry.clone().with_content(content) } else { entry.clone() };
+            let entry = if entry.has_content() { entry.clone().with_content(&content) } else { entry.clone() };
             entry.write(&mut stream);
         }
         let tree = hasher.id(&stream);
