@@ -295,6 +295,10 @@ impl Reader<'_> {
             }
             before = Signature::of(&path)?;
             file = self.open(&found.path)?;
+        } else if database::is_openclaws(&path) && file.metadata()?.len() > 0 {
+            // Its credentials cannot be taken out.
+            let reason = "it has the name of a database of OpenClaw, and is damaged or none".into();
+            return Ok(Outcome::Excepted(Exception { path: found.path.clone(), reason }));
         }
         for attempt in 1..=READ_ATTEMPTS {
             match self.read_once(&mut file)? {

@@ -450,6 +450,24 @@ pub fn side_files(path: &Path) -> [PathBuf; 3] {
     })
 }
 
+/// Whether the file at `path` is a log or journal of the database beside it, and as such part of its copy. The name alone
+/// does not say: people keep a `dream-journal`.
+#[must_use]
+pub fn is_side_file(path: &Path) -> bool {
+    let Some(path) = path.to_str() else { return false };
+    let mut owners = ["-wal", "-shm", "-journal"].iter().filter_map(|suffix| path.strip_suffix(suffix));
+    owners.any(|owner| {
+        let mut start = [0; MAGIC.len()];
+        // Those of OpenClaw's hold credentials: they stay home also when their database is damaged or gone.
+        if is_openclaws(Path::new(owner)) {
+            return true;
+        }
+        std::fs::symlink_metadata(owner).is_ok_and(|meta| meta.is_file())
+            && std::fs::File::open(owner).and_then(|mut file| file.read_exact(&mut start)).is_ok()
+            && start == *MAGIC
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -41,8 +41,9 @@ const EPHEMERAL: &[&str] = &[
     "**/*.update-captures",
 ];
 
-/// What exists only while something runs. A database's journals are part of its copy.
-const TRANSIENT: &[&str] = &["**/*.lock", "**/*.tmp", "**/*.sock", "**/*.pid", "**/*-wal", "**/*-shm", "**/*-journal"];
+/// What exists only while something runs. The journals of databases do too, but only by their names they cannot be told
+/// from others.
+const TRANSIENT: &[&str] = &["**/*.lock", "**/*.tmp", "**/*.sock", "**/*.pid"];
 
 /// Files that end in `.lock` but are written by people's tools and belong to a project.
 const LOCK_FILES_OF_PROJECTS: &[&str] = &[
@@ -277,7 +278,7 @@ mod tests {
 
     #[test]
     fn what_is_rebuilt_or_transient_is_left_out_unless_included() {
-        for path in ["cache", "tmp", "npm", "extensions", "a/b.lock", "state/openclaw.sqlite-wal", "x/y.tmp"] {
+        for path in ["cache", "tmp", "npm", "extensions", "a/b.lock", "x/y.tmp"] {
             assert_eq!(rules().verdict(path), Verdict::Ephemeral, "{path}");
         }
         assert_eq!(rules().verdict("workspace/app/node_modules"), Verdict::Rebuildable);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
+use super::database::is_side_file;
 use super::rules::{Rules, Verdict};
 use crate::commands::{Exception, Operation};
 use crate::error::{Error, Result};
@@ -152,6 +153,9 @@ pub fn scan(state_dir: &Path, rules: &Rules, operation: &Operation) -> Result<Sc
             if is_dir {
                 walk.skip_current_dir();
             }
+            continue;
+        }
+        if entry.file_type().is_file() && is_side_file(entry.path()) {
             continue;
         }
         match inspect(&entry, path.clone()) {
