@@ -3,7 +3,7 @@
 //! Nothing of the state is touched before everything that is to come lies staged and checked beside it. What neither
 //! the safety snapshot nor the restored one holds is left alone, or set aside where it is in the way.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,74 +17,325 @@ use super::{Meter, Operation, RollbackOptions, RollbackReport, Trigger};
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
 use crate::repository::chunk::Chunker;
+use crate::repository::id::SnapshotId;
 use crate::repository::index::Index;
 use crate::repository::open::{IfMissing, Repository, task_failed};
 use crate::repository::restore::{parents, time};
 use crate::repository::tree::{Entry, Kind};
 use crate::repository::write::Writer;
-use crate::state::database::{self, Exclusive};
-use crate::state::private::create_private_dir;
+use crate::state::database::{self, Exclusive, Run};
+use crate::state::openclaw_config::{self, CONFIG_FILE};
+use crate::state::private::{create_private_dir, write_durably};
 use crate::state::rules::{PathFilter, Rules};
 use crate::state::scan::{Signature, mode, mtime, scan};
-use crate::state::swap::{Attributes, SET_ASIDE, SET_ASIDE_IN_MOUNT, Step, Swap, lock_databases};
+use crate::state::swap::{Attributes, PREPARED, SET_ASIDE, SET_ASIDE_IN_MOUNT, Step, Swap, lock_databases};
 
-/// Rolls back, or says what that would do.
+/// Rolls back, or says what that would do, while no gateway runs on the state.
 ///
 /// # Errors
 /// `LOCKED` when a gateway or another command works on the state, `NOT_FOUND`, `CORRUPT`, `STATE_CHANGED` when a file
 /// changed after it was saved, those of `push` for the safety snapshot, `IO`, `CANCELLED`. With any of them the state
 /// is as it was.
 pub async fn rollback(target: &Target, options: RollbackOptions, operation: &Operation) -> Result<RollbackReport> {
-    let filter = PathFilter::new(&options.paths)?;
     let workplace = Workplace::open(target, "rollback").await?;
-    let cache = Some(Arc::clone(&workplace.cache));
-    let mut repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
-    let (id, summary) = select(&repository, &options.snapshot, operation).await?;
-    let in_snapshot = |error: Error| error.in_snapshot(id.as_str());
-    let index = Arc::new(repository.load_index().await?);
-    let (wanted, _) = repository.read_tree(&index, &summary.tree, operation).await.map_err(in_snapshot)?;
-    if !filter.is_all() && !wanted.iter().any(|entry| filter.matches(&entry.path)) {
-        return Err(Error::new(Code::NotFound, format!("nothing in {id} matches {}", options.paths.join(", ")))
-            .in_snapshot(id.as_str()));
-    }
-    let plan = |live: &Captured| Plan::new(target, live, &wanted, &filter).map_err(in_snapshot);
-
+    let goal = Goal::find(target, &workplace, &options, operation).await?;
     if options.plan_only {
-        let plan = plan(&look(target, &workplace, &repository, operation).await?)?;
-        return Ok(plan.report(id.to_string(), None));
+        let live = look(target, &workplace, &goal.repository, operation).await?;
+        return Ok(goal.plan(target, &live, Databases::Move)?.report(goal.id.to_string(), None));
     }
-    let mut upload = Upload::start(target, &workplace, WhenUnchanged::Store, operation).await?;
-    let plan = plan(&upload.captured)?;
-    if plan.is_empty() {
-        return Ok(plan.report(id.to_string(), None));
-    }
-    // Looked at early too: a rollback that cannot be leaves no safety snapshot behind.
-    let (state_dir, steps) = (target.state_dir.clone(), plan.steps());
-    let free = move || lock_databases(&state_dir, &steps).map(|locks| locks.into_iter().for_each(Exclusive::release));
-    let free = tokio::task::spawn_blocking(free);
-    free.await.map_err(|error| task_failed(&error))??;
-    let safety = upload.commit(Trigger::BeforeRollback).await?.to_string();
+    let staged = goal.stage(target, &workplace, Databases::Move, operation).await?;
+    staged.apply(target).await
+}
 
-    let staging = {
-        let (state_dir, folder) = (target.state_dir.clone(), workplace.folder.clone());
-        tokio::task::spawn_blocking(move || Swap::prepare(&state_dir, &folder))
-    };
-    let swap = staging.await.map_err(|error| task_failed(&error))??;
-    let staged = stage(&repository, &index, &plan, &swap, operation).await;
-    if let Err(error) = staged.and_then(|()| operation.check()) {
-        swap.discard();
-        return Err(error.in_snapshot(id.as_str()));
+/// Does everything of a rollback that leaves the state alone: takes the safety snapshot, and stages and checks what is to
+/// come. [`apply_prepared`] does the rest, be it under a running gateway.
+///
+/// # Errors
+/// Those of [`rollback`].
+pub async fn prepare(target: &Target, options: RollbackOptions, operation: &Operation) -> Result<RollbackReport> {
+    let workplace = Workplace::open(target, "rollback").await?;
+    discard(&workplace)?;
+    let goal = Goal::find(target, &workplace, &options, operation).await?;
+    let staged = goal.stage(target, &workplace, Databases::Overwrite, operation).await?;
+    if staged.plan.is_empty() {
+        staged.swap.discard();
+        return Ok(staged.report());
     }
-    let mut report = plan.report(id.to_string(), Some(safety.clone()));
-    let saved = Saved {
-        signatures: std::mem::take(&mut upload.captured.signatures),
-        paths: upload.captured.entries.iter().map(|entry| entry.path.clone()).collect(),
-    };
-    let state_dir = target.state_dir.clone();
-    let apply = move || plan.apply(&state_dir, swap, &safety, &saved);
-    let warnings = tokio::task::spawn_blocking(apply).await.map_err(|error| task_failed(&error))?;
-    report.warnings.extend(warnings.map_err(in_snapshot)?);
+    let report = staged.report();
+    let prepared = Prepared { snapshot: report.snapshot.clone(), paths: options.paths };
+    let bytes = serde_json::to_vec(&prepared).map_err(|error| Error::new(Code::Io, error.to_string()))?;
+    write_durably(&workplace.folder.path(PREPARED), &bytes)?;
     Ok(report)
+}
+
+/// Applies what [`prepare`] has prepared; `None` when there is nothing. The state of this moment is saved once more, and
+/// what is staged and still fits is not read again. Databases that a gateway has open are overwritten through SQLite; it
+/// has to start anew afterwards, since it remembers some of what was in them.
+///
+/// # Errors
+/// Those of [`rollback`]. Whatever happens, nothing is prepared any more.
+pub async fn apply_prepared(target: &Target, operation: &Operation) -> Result<Option<RollbackReport>> {
+    let workplace = Workplace::open(target, "rollback").await?;
+    let Some(Prepared { snapshot, paths }) = Prepared::read(&workplace) else { return Ok(None) };
+    // Should this run not come to its end, the next one finds a journal or nothing.
+    let options = RollbackOptions { snapshot, paths, plan_only: false };
+    let goal = Goal::find(target, &workplace, &options, operation).await?;
+    let staged = goal.stage(target, &workplace, Databases::Overwrite, operation).await;
+    let _ = fs::remove_file(workplace.folder.path(PREPARED));
+    staged?.apply(target).await.map(Some)
+}
+
+/// Drops what [`prepare`] has prepared.
+///
+/// # Errors
+/// `LOCKED`, `IO`.
+pub async fn discard_prepared(target: &Target) -> Result<()> {
+    discard(&Workplace::open(target, "rollback").await?)
+}
+
+fn discard(workplace: &Workplace) -> Result<()> {
+    let path = workplace.folder.path(PREPARED);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &path, error)),
+        _ => Ok(()),
+    }
+}
+
+/// What a start found of an earlier rollback.
+#[derive(Debug, Clone)]
+pub struct RecoverReport {
+    /// `finished` or `undone` for one that was interrupted, `discarded` for one that was prepared and never begun.
+    pub outcome: &'static str,
+    /// The snapshot that it was to restore.
+    pub snapshot: String,
+    /// The safety snapshot taken before; `None` for one that was never begun.
+    pub safety_snapshot: Option<String>,
+}
+
+/// Finishes or takes back a rollback that was interrupted, and drops one that was prepared and never begun.
+///
+/// # Errors
+/// `LOCKED`, `IO`, `CORRUPT`.
+pub async fn recover(target: &Target) -> Result<Option<RecoverReport>> {
+    let workplace = Workplace::open(target, "recover").await?;
+    if let Some(found) = &workplace.recovered {
+        return Ok(Some(RecoverReport {
+            outcome: if found.finished { "finished" } else { "undone" },
+            snapshot: found.snapshot.clone(),
+            safety_snapshot: Some(found.safety_snapshot.clone()),
+        }));
+    }
+    let Some(prepared) = Prepared::read(&workplace) else { return Ok(None) };
+    discard(&workplace)?;
+    Ok(Some(RecoverReport { outcome: "discarded", snapshot: prepared.snapshot, safety_snapshot: None }))
+}
+
+/// Restores the newest snapshot where there is nothing to lose: no agent has a database, no workspace a file. What is
+/// replaced nevertheless is set aside, nothing is removed, and no safety snapshot is taken. `None` when there is something
+/// to lose, or nothing to restore.
+///
+/// # Errors
+/// Those of [`rollback`].
+pub async fn restore_if_empty(target: &Target, operation: &Operation) -> Result<Option<RollbackReport>> {
+    let state_dir = target.state_dir.clone();
+    let empty = tokio::task::spawn_blocking(move || has_no_agent_content(&state_dir));
+    if !empty.await.map_err(|error| task_failed(&error))? {
+        return Ok(None);
+    }
+    let workplace = Workplace::open(target, "restore").await?;
+    let options = RollbackOptions { snapshot: "latest".into(), paths: Vec::new(), plan_only: false };
+    let goal = match Goal::find(target, &workplace, &options, operation).await {
+        Err(error) if error.code() == Code::NotFound => return Ok(None),
+        goal => goal?,
+    };
+    let mut live = look(target, &workplace, &goal.repository, operation).await?;
+    let mut plan = goal.plan(target, &live, Databases::Overwrite)?;
+    plan.spare_everything();
+    let swap = goal.stage_plan(target, &workplace, &plan, operation).await?;
+    let saved = Saved::of(&mut live);
+    let Goal { id, .. } = goal;
+    Staged { id, plan, swap, saved, safety: None, databases: Databases::Overwrite }.apply(target).await.map(Some)
+}
+
+/// What `OpenClaw` makes on its first start is no content: its configuration and the shared database.
+fn has_no_agent_content(state_dir: &Path) -> bool {
+    let files_below = |folder: PathBuf| {
+        let walk = walkdir::WalkDir::new(folder).follow_links(false).into_iter();
+        walk.flatten().any(|entry| !entry.file_type().is_dir())
+    };
+    let Ok(entries) = fs::read_dir(state_dir) else { return false };
+    entries.into_iter().all(|entry| {
+        let Ok(name) = entry.map(|entry| entry.file_name().to_string_lossy().into_owned()) else { return false };
+        let holds_content =
+            name == "agents" || name == "memory" || name == "workspace" || name.starts_with("workspace-");
+        !(holds_content && files_below(state_dir.join(&name)))
+    })
+}
+
+/// A rollback that [`prepare`] has prepared, in the private folder.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Prepared {
+    snapshot: String,
+    paths: Vec<String>,
+}
+
+impl Prepared {
+    fn read(workplace: &Workplace) -> Option<Self> {
+        serde_json::from_slice(&fs::read(workplace.folder.path(PREPARED)).ok()?).ok()
+    }
+}
+
+/// How a database is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Databases {
+    /// By renaming: nobody may have it open.
+    Move,
+    /// Through SQLite, in one transaction, under whoever has it open.
+    Overwrite,
+}
+
+/// The snapshot that the state is to be made like.
+struct Goal {
+    repository: Repository,
+    index: Arc<Index>,
+    id: SnapshotId,
+    wanted: Vec<Entry>,
+    filter: PathFilter,
+}
+
+impl Goal {
+    async fn find(
+        target: &Target,
+        workplace: &Workplace,
+        options: &RollbackOptions,
+        operation: &Operation,
+    ) -> Result<Self> {
+        let filter = PathFilter::new(&options.paths)?;
+        let cache = Some(Arc::clone(&workplace.cache));
+        let mut repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
+        let (id, summary) = select(&repository, &options.snapshot, operation).await?;
+        let index = Arc::new(repository.load_index().await?);
+        let read = repository.read_tree(&index, &summary.tree, operation).await;
+        let (wanted, _) = read.map_err(|error| error.in_snapshot(id.as_str()))?;
+        if !filter.is_all() && !wanted.iter().any(|entry| filter.matches(&entry.path)) {
+            let problem = format!("nothing in {id} matches {}", options.paths.join(", "));
+            return Err(Error::new(Code::NotFound, problem).in_snapshot(id.as_str()));
+        }
+        Ok(Self { repository, index, id, wanted, filter })
+    }
+
+    fn plan(&self, target: &Target, live: &Captured, databases: Databases) -> Result<Plan> {
+        let plan = Plan::new(target, live, &self.wanted, &self.filter, databases);
+        plan.map_err(|error| error.in_snapshot(self.id.as_str()))
+    }
+
+    /// Takes the safety snapshot and stages what is to come.
+    async fn stage(
+        self,
+        target: &Target,
+        workplace: &Workplace,
+        databases: Databases,
+        operation: &Operation,
+    ) -> Result<Staged> {
+        let mut upload = Upload::start(target, workplace, WhenUnchanged::Store, operation).await?;
+        let plan = self.plan(target, &upload.captured, databases)?;
+        let mut safety = None;
+        if !plan.is_empty() {
+            if databases == Databases::Move {
+                // Looked at early too: a rollback that cannot be leaves no safety snapshot behind.
+                let (state_dir, steps) = (target.state_dir.clone(), plan.steps());
+                let look = move || {
+                    lock_databases(&state_dir, &steps).map(|locks| locks.into_iter().for_each(Exclusive::release))
+                };
+                tokio::task::spawn_blocking(look).await.map_err(|error| task_failed(&error))??;
+            }
+            safety = Some(upload.commit(Trigger::BeforeRollback).await?.to_string());
+        }
+        let swap = self.stage_plan(target, workplace, &plan, operation).await?;
+        let saved = Saved::of(&mut upload.captured);
+        Ok(Staged { id: self.id, plan, swap, saved, safety, databases })
+    }
+
+    async fn stage_plan(
+        &self,
+        target: &Target,
+        workplace: &Workplace,
+        plan: &Plan,
+        operation: &Operation,
+    ) -> Result<Swap> {
+        let (state_dir, folder, wanted) = (target.state_dir.clone(), workplace.folder.clone(), plan.stage.clone());
+        let prepare = move || Swap::prepare(&state_dir, &folder, &wanted);
+        let (swap, lacking) = tokio::task::spawn_blocking(prepare).await.map_err(|error| task_failed(&error))??;
+        let staged = fetch(&self.repository, &self.index, lacking, &swap, operation).await;
+        match staged.and_then(|()| operation.check()) {
+            Ok(()) => Ok(swap),
+            Err(error) => {
+                swap.discard();
+                Err(error.in_snapshot(self.id.as_str()))
+            }
+        }
+    }
+}
+
+/// A rollback of which only the last part is left.
+struct Staged {
+    id: SnapshotId,
+    plan: Plan,
+    swap: Swap,
+    saved: Saved,
+    safety: Option<String>,
+    databases: Databases,
+}
+
+impl Staged {
+    fn report(&self) -> RollbackReport {
+        self.plan.report(self.id.to_string(), self.safety.clone())
+    }
+
+    async fn apply(self, target: &Target) -> Result<RollbackReport> {
+        let mut report = self.report();
+        if self.plan.is_empty() {
+            self.swap.discard();
+            return Ok(report);
+        }
+        let (state_dir, id) = (target.state_dir.clone(), self.id.clone());
+        let apply = tokio::task::spawn_blocking(move || self.apply_now(&state_dir));
+        let warnings = apply.await.map_err(|error| task_failed(&error))?;
+        report.warnings.extend(warnings.map_err(|error| error.in_snapshot(id.as_str()))?);
+        Ok(report)
+    }
+
+    /// Swaps what is staged for what is there, once nobody is in the way and nothing has changed since it was saved. Gives
+    /// warnings. Blocks.
+    fn apply_now(self, state_dir: &Path) -> Result<Vec<String>> {
+        let Self { id, plan, swap, saved, safety, databases } = self;
+        let steps = plan.steps();
+        let prepare = || {
+            let warnings = plan.keep_what_is_this_machines(state_dir, &swap, databases)?;
+            let locks = match databases {
+                Databases::Move => lock_databases(state_dir, &steps)?,
+                Databases::Overwrite => Vec::new(),
+            };
+            match plan.check_unchanged(state_dir, &saved) {
+                Ok(()) => Ok((warnings, locks)),
+                Err(error) => {
+                    locks.into_iter().for_each(Exclusive::release);
+                    Err(error)
+                }
+            }
+        };
+        match prepare() {
+            Ok((warnings, _locks)) => {
+                let under_gateway = databases == Databases::Overwrite;
+                let safety = safety.unwrap_or_else(|| format!("before-{id}"));
+                swap.apply(id.as_str(), &safety, under_gateway, steps).map(|()| warnings)
+            }
+            Err(error) => {
+                swap.discard();
+                Err(error)
+            }
+        }
+    }
 }
 
 /// Reads the state without storing anything.
@@ -120,6 +371,15 @@ struct Saved {
     paths: HashSet<String>,
 }
 
+impl Saved {
+    fn of(captured: &mut Captured) -> Self {
+        Self {
+            signatures: std::mem::take(&mut captured.signatures),
+            paths: captured.entries.iter().map(|entry| entry.path.clone()).collect(),
+        }
+    }
+}
+
 /// Something of the live state that has to go.
 #[derive(Debug, Clone, Copy)]
 struct Going {
@@ -133,6 +393,8 @@ struct Going {
 struct Plan {
     /// Files, databases and links to be written.
     stage: Vec<Entry>,
+    /// Those databases among them that are overwritten where they are.
+    overwrite: BTreeSet<String>,
     /// Directories to be made, the outermost first.
     make: Vec<String>,
     going: BTreeMap<String, Going>,
@@ -148,7 +410,13 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(target: &Target, live: &Captured, wanted: &[Entry], filter: &PathFilter) -> Result<Self> {
+    fn new(
+        target: &Target,
+        live: &Captured,
+        wanted: &[Entry],
+        filter: &PathFilter,
+        databases: Databases,
+    ) -> Result<Self> {
         let rules = Rules::new(&target.include, &target.exclude, target.encrypt)?;
         let by_path: HashMap<&str, &Entry> = live
             .entries
@@ -163,7 +431,7 @@ impl Plan {
         for entry in wanted.iter().filter(|entry| entry.kind != Kind::Exception && filter.matches(&entry.path)) {
             match (rules.reaches(&entry.path), entry.kind) {
                 (true, Kind::Directory) => plan.want_directory(target, &by_path, entry),
-                (true, _) => plan.want_content(target, &by_path, entry, &mut replaced),
+                (true, _) => plan.want_content(target, &by_path, entry, databases, &mut replaced),
                 // Directories on the way to something included are made when that is.
                 (false, Kind::Directory) => {}
                 (false, _) => out_of_scope += 1,
@@ -209,6 +477,7 @@ impl Plan {
         target: &Target,
         live: &HashMap<&str, &Entry>,
         entry: &'e Entry,
+        databases: Databases,
         replaced: &mut HashSet<&'e str>,
     ) {
         let known = live.get(entry.path.as_str());
@@ -228,7 +497,10 @@ impl Plan {
             }
             return;
         }
-        if let Some(meta) = metadata(&target.state_dir, &entry.path) {
+        let are_databases = entry.kind == Kind::Database && known.is_some_and(|known| known.kind == Kind::Database);
+        if databases == Databases::Overwrite && are_databases {
+            self.overwrite.insert(entry.path.clone());
+        } else if let Some(meta) = metadata(&target.state_dir, &entry.path) {
             if meta.is_dir() {
                 replaced.insert(entry.path.as_str());
             }
@@ -332,7 +604,7 @@ impl Plan {
     /// No database is put beside the side files of one that is not there any more. (One that is there takes its own along.)
     fn take_orphaned_side_files(&mut self, state_dir: &Path) {
         for entry in self.stage.iter().filter(|entry| entry.kind == Kind::Database) {
-            if self.going.contains_key(&entry.path) {
+            if self.going.contains_key(&entry.path) || self.overwrite.contains(&entry.path) {
                 continue;
             }
             for suffix in database::SIDE_FILES {
@@ -370,51 +642,47 @@ impl Plan {
         let remove =
             self.remove.iter().map(|(path, before)| Step::RemoveDirectory { path: path.clone(), before: *before });
         let make = self.make.iter().map(|path| Step::MakeDirectory(path.clone()));
-        let put_in = self.stage.iter().map(|entry| Step::PutIn(entry.path.clone()));
+        let overwrite = self.overwrite.iter().map(|path| Step::Overwrite(path.clone()));
+        let put_in = self.stage.iter().filter(|entry| !self.overwrite.contains(&entry.path));
+        let put_in = put_in.map(|entry| Step::PutIn(entry.path.clone()));
         // The innermost first: a directory's own mode may forbid what comes after.
         let attributes = self.attributes.iter().rev().map(|(path, (before, after))| Step::SetAttributes {
             path: path.clone(),
             before: *before,
             after: *after,
         });
-        going.chain(remove).chain(make).chain(put_in).chain(attributes).collect()
+        overwrite.chain(going).chain(remove).chain(make).chain(put_in).chain(attributes).collect()
     }
 
-    /// Swaps what is staged for what is there, once nobody has a database open and nothing has changed since it was
-    /// saved. Gives warnings. Blocks.
-    fn apply(&self, state_dir: &Path, swap: Swap, safety: &str, saved: &Saved) -> Result<Vec<String>> {
-        let steps = self.steps();
-        let prepare = || {
-            let warnings = self.keep_own_rows(state_dir, &swap)?;
-            let locks = lock_databases(state_dir, &steps)?;
-            match self.check_unchanged(state_dir, saved) {
-                Ok(()) => Ok((warnings, locks)),
-                Err(error) => {
-                    locks.into_iter().for_each(Exclusive::release);
-                    Err(error)
-                }
-            }
-        };
-        match prepare() {
-            Ok((warnings, _locks)) => swap.apply(safety, steps).map(|()| warnings),
-            Err(error) => {
-                swap.discard();
-                Err(error)
-            }
-        }
+    /// Removes nothing, and sets aside what is replaced.
+    fn spare_everything(&mut self) {
+        let replaced: HashSet<&str> =
+            self.stage.iter().map(|entry| &entry.path).chain(&self.make).map(String::as_str).collect();
+        self.going.retain(|path, _| replaced.contains(path.as_str()));
+        self.going.values_mut().for_each(|going| going.saved = false);
+        self.remove.clear();
+        self.deleted.clear();
     }
 
-    fn keep_own_rows(&self, state_dir: &Path, swap: &Swap) -> Result<Vec<String>> {
+    /// Gives what is staged this machine's own: rows of databases, and settings.
+    fn keep_what_is_this_machines(&self, state_dir: &Path, swap: &Swap, databases: Databases) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
-        for entry in self.stage.iter().filter(|entry| entry.kind == Kind::Database) {
+        for entry in &self.stage {
             let (live, staged) = (state_dir.join(&entry.path), swap.staging_of(&entry.path).join(&entry.path));
-            if !database::is_openclaws(&staged) {
+            if entry.path == CONFIG_FILE && entry.kind == Kind::File {
+                openclaw_config::keep_own_settings(&live, &staged)?;
+            } else if entry.kind == Kind::Database && database::is_openclaws(&staged) {
+                database::check_integrity(&staged)?;
+                let run = match databases {
+                    Databases::Move => Run::Over,
+                    Databases::Overwrite => Run::GoesOn,
+                };
+                if !database::keep_rows_of_this_machine(&live, &staged, run)? {
+                    let problem = "was too damaged to give back this machine's credentials; log in again where needed";
+                    warnings.push(format!("{} {problem}", entry.path));
+                }
+            } else {
                 continue;
-            }
-            database::check_integrity(&staged)?;
-            if !database::keep_rows_of_this_machine(&live, &staged)? {
-                let problem = "was too damaged to give back this machine's credentials; log in again where needed";
-                warnings.push(format!("{} {problem}", entry.path));
             }
             let set = fs::OpenOptions::new().write(true).open(&staged);
             set.and_then(|file| file.set_modified(time(entry.mtime)))
@@ -462,18 +730,18 @@ fn relative(state_dir: &Path, path: &Path) -> Option<String> {
     Some(path.strip_prefix(state_dir).ok()?.to_str()?.replace(std::path::MAIN_SEPARATOR, "/"))
 }
 
-/// Writes everything that is to come into the staging folder, checked.
-async fn stage(
+/// Writes what is to come into the staging folders, checked.
+async fn fetch(
     repository: &Repository,
     index: &Arc<Index>,
-    plan: &Plan,
+    entries: Vec<Entry>,
     swap: &Swap,
     operation: &Operation,
 ) -> Result<()> {
     let meter = Arc::new(Meter::new(operation, "stage", 0, 0));
     let mut by_folder: BTreeMap<PathBuf, Vec<Entry>> = BTreeMap::new();
-    for entry in &plan.stage {
-        by_folder.entry(swap.staging_of(&entry.path)).or_default().push(entry.clone());
+    for entry in entries {
+        by_folder.entry(swap.staging_of(&entry.path)).or_default().push(entry);
     }
     for (folder, entries) in by_folder {
         create_private_dir(&folder)?;

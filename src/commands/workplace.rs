@@ -16,6 +16,8 @@ pub(super) struct Workplace {
     pub(super) folder: PrivateFolder,
     pub(super) cache: Arc<Cache>,
     pub(super) machine: MachineId,
+    /// What became of a rollback that had been interrupted.
+    pub(super) recovered: Option<swap::Recovered>,
     _lock: Lock,
 }
 
@@ -26,9 +28,9 @@ impl Workplace {
         let open = move || {
             let folder = PrivateFolder::open(&state_dir)?;
             let lock = folder.lock(verb)?;
-            swap::recover(&state_dir, &folder)?;
+            let recovered = swap::recover(&state_dir, &folder)?;
             let cache = Arc::new(Cache::open(&folder.path("cache.sqlite"), &identity)?);
-            Ok(Self { machine: folder.machine_id()?, cache, folder, _lock: lock })
+            Ok(Self { machine: folder.machine_id()?, cache, folder, recovered, _lock: lock })
         };
         tokio::task::spawn_blocking(open).await.map_err(|error| task_failed(&error))?
     }

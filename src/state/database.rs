@@ -21,6 +21,8 @@ pub const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// How long to wait for a writer that holds a database exclusively.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long between two attempts where SQLite does not wait by itself.
+const BUSY_STEP: Duration = Duration::from_millis(20);
 
 /// Tables whose rows are credentials or identities of this machine: never in a snapshot, kept by a rollback.
 const SECRET_TABLES: &[&str] = &[
@@ -52,6 +54,9 @@ const SECRET_TABLES: &[&str] = &[
 /// Tables that say who is running or what is about to be delivered: never in a snapshot, and empty after a rollback,
 /// since nothing runs then.
 const VOLATILE_TABLES: &[&str] = &["state_leases", "agent_database_leases", "delivery_queue_entries"];
+
+/// Those of them that a run needs to go on.
+const LEASE_TABLES: &[&str] = &["state_leases", "agent_database_leases"];
 
 /// Rows of `config_machine_state` that are credentials, by the start of their key.
 const SECRET_KEYS: &[&str] = &["authProfiles.", "nodeHost.", "webPush.vapidKeys"];
@@ -250,12 +255,21 @@ fn starts_with(column: &str, start: &str) -> String {
     format!("substr(\"{column}\", 1, {}) = '{start}'", start.len())
 }
 
+/// Whether the gateway run that wrote the live database goes on with the one that takes its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Run {
+    /// It is over: nobody holds a lease.
+    Over,
+    /// It goes on, at least until it has stopped in an orderly way: its leases are kept.
+    GoesOn,
+}
+
 /// Gives a staged database, about to replace `live`, the rows that are this machine's own: its credentials, its
 /// identities, its record of installed plugins. `false` when the live database is too damaged to give them.
 ///
 /// # Errors
 /// `IO` when the staged database does not take them.
-pub fn keep_rows_of_this_machine(live: &Path, staged: &Path) -> Result<bool> {
+pub fn keep_rows_of_this_machine(live: &Path, staged: &Path, run: Run) -> Result<bool> {
     if !is_openclaws(live) || !live.is_file() {
         return Ok(true);
     }
@@ -267,7 +281,7 @@ pub fn keep_rows_of_this_machine(live: &Path, staged: &Path) -> Result<bool> {
         result => result,
     };
     let kept = match copied {
-        Ok(()) => copy_own_rows(&own, staged),
+        Ok(()) => copy_own_rows(&own, staged, run),
         Err(error) => return Err(error),
     };
     for file in [own.clone()].into_iter().chain(side_files(&own)).filter(|file| file.exists()) {
@@ -297,7 +311,7 @@ fn copy_files(live: &Path, copy: &Path) -> Result<()> {
     Ok(())
 }
 
-fn copy_own_rows(own: &Path, staged: &Path) -> rusqlite::Result<()> {
+fn copy_own_rows(own: &Path, staged: &Path, run: Run) -> rusqlite::Result<()> {
     let connection = open_copy(staged)?;
     connection.execute("ATTACH ?1 AS own", [own.to_string_lossy()])?;
     connection.execute_batch("BEGIN IMMEDIATE")?;
@@ -316,7 +330,8 @@ fn copy_own_rows(own: &Path, staged: &Path) -> rusqlite::Result<()> {
         )?;
         Ok(())
     };
-    for table in SECRET_TABLES {
+    let of_the_run: &[&str] = if run == Run::GoesOn { LEASE_TABLES } else { &[] };
+    for table in SECRET_TABLES.iter().chain(of_the_run) {
         if has_table(&connection, "main", table)? && has_table(&connection, "own", table)? {
             take(table, "true")?;
         }
@@ -331,6 +346,40 @@ fn copy_own_rows(own: &Path, staged: &Path) -> rusqlite::Result<()> {
     }
     connection.execute_batch("COMMIT; DETACH own")?;
     connection.close().map_err(|(_, error)| error)
+}
+
+/// Copies a live database as it is, all pages of one moment, into a new file.
+///
+/// # Errors
+/// `IO`; `LOCKED` when a writer holds it for too long.
+pub fn copy_whole(live: &Path, copy: &Path) -> Result<()> {
+    create_private_file(copy)?;
+    copy_pages(live, copy).map_err(failed("copy", live))
+}
+
+/// Makes the live database `live` equal to `source`, in one transaction, under whoever has it open: they read the new
+/// content from their next transaction on.
+///
+/// # Errors
+/// `LOCKED` when somebody holds it for too long, `IO`. Then it is as it was.
+pub fn overwrite(live: &Path, source: &Path) -> Result<()> {
+    let attempt = || -> rusqlite::Result<()> {
+        let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_WRITE;
+        let mut live = Connection::open_with_flags(live, flags)?;
+        live.busy_timeout(BUSY_TIMEOUT)?;
+        let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let source = Connection::open_with_flags(source, flags)?;
+        let backup = rusqlite::backup::Backup::new(&source, &mut live)?;
+        // A backup does not wait for locks by itself.
+        for _ in 0..BUSY_TIMEOUT.as_millis() / BUSY_STEP.as_millis() {
+            match backup.step(-1)? {
+                rusqlite::backup::StepResult::Done => return Ok(()),
+                _ => std::thread::sleep(BUSY_STEP),
+            }
+        }
+        Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY), None))
+    };
+    attempt().map_err(failed("overwrite", live))
 }
 
 /// Whether a staged database is sound, by SQLite's own checks.
@@ -571,7 +620,7 @@ mod tests {
         let (live, staged) = (folder.path().join("openclaw.sqlite"), folder.path().join("staged"));
         make(&live, &openclaw_schema("mine")).close().unwrap();
         make(&staged, &openclaw_schema("theirs").replace("WAL", "DELETE")).close().unwrap();
-        keep_rows_of_this_machine(&live, &staged).unwrap();
+        keep_rows_of_this_machine(&live, &staged, Run::Over).unwrap();
         assert_eq!(one::<String>(&staged, "SELECT body FROM auth_profile_store"), "mine");
         let value =
             |key: &str| one::<String>(&staged, &format!("SELECT value FROM config_machine_state WHERE key = '{key}'"));

@@ -54,6 +54,58 @@ pub fn load(path: &Path, env: &Environment) -> Result<Option<Value>> {
     Ok(Some(value))
 }
 
+/// What `OpenClaw` calls its configuration, in the state directory.
+pub const CONFIG_FILE: &str = "openclaw.json";
+
+/// Settings that are this machine's own: how to reach its backups, and who may reach its gateway.
+const OWN_SETTINGS: &[&[&str]] = &[
+    &["plugins", "entries", crate::config::PLUGIN_ID],
+    &["plugins", "load"],
+    &["gateway", "auth"],
+    &["gateway", "port"],
+];
+
+/// Gives a staged configuration, about to replace `live`, the settings that are this machine's own. Where they are the
+/// same, or one of the files makes no sense, the staged one stays as it is to the byte; otherwise comments are lost.
+///
+/// # Errors
+/// `IO`.
+pub fn keep_own_settings(live: &Path, staged: &Path) -> Result<()> {
+    let read = |path: &Path| -> Result<Option<Value>> {
+        let text = read_bounded(path, MAX_FILE_BYTES)?;
+        Ok(text.and_then(|text| parse(&text).ok()).filter(Value::is_object))
+    };
+    let (Some(own), Some(mut merged)) = (read(live)?, read(staged)?) else { return Ok(()) };
+    let before = merged.clone();
+    for path in OWN_SETTINGS {
+        set_at(&mut merged, path, path.iter().try_fold(&own, |value, name| value.get(name)).cloned());
+    }
+    if merged != before {
+        let text = serde_json::to_string_pretty(&merged).map_err(|error| Error::config(CONFIG_FILE, error))?;
+        std::fs::write(staged, text + "\n").map_err(|error| Error::io("write", staged, error))?;
+    }
+    Ok(())
+}
+
+/// Sets or removes what is at `path`, making objects on the way as needed.
+fn set_at(value: &mut Value, path: &[&str], new: Option<Value>) {
+    let Value::Object(object) = value else { return };
+    match (path, new) {
+        ([name], Some(new)) => _ = object.insert((*name).to_owned(), new),
+        ([name], None) => _ = object.remove(*name),
+        ([name, rest @ ..], Some(new)) => {
+            let inner = object.entry(*name).or_insert_with(|| Value::Object(serde_json::Map::new()));
+            set_at(inner, rest, Some(new));
+        }
+        ([name, rest @ ..], None) => {
+            if let Some(inner) = object.get_mut(*name) {
+                set_at(inner, rest, None);
+            }
+        }
+        ([], _) => {}
+    }
+}
+
 /// The variables of a `.env` file, as far as its lines can be read; an empty map when there is none.
 ///
 /// # Errors

@@ -12,11 +12,13 @@ use std::path::{Path, PathBuf};
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::database::{self, Exclusive};
 use super::private::{FOLDER, PrivateFolder, remove_tree, sync_parent, write_durably};
 use crate::error::{Code, Error, Result};
 use crate::repository::restore::{set_mode, time};
+use crate::repository::tree::{Entry, Kind};
 
 /// Holds everything of a swap under way, in the private folder.
 const SWAP: &str = "rollback";
@@ -28,6 +30,8 @@ const SWAP_IN_MOUNT: &str = ".b2-backup-rollback";
 /// What [`SET_ASIDE`] is called at the top of another file system.
 pub const SET_ASIDE_IN_MOUNT: &str = ".b2-backup-set-aside";
 const JOURNAL: &str = "journal.json";
+/// Says, in the private folder, that what is staged waits for its time.
+pub const PREPARED: &str = "prepared.json";
 
 /// One step of a swap. Paths are relative to the state directory, `/` between segments.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +49,8 @@ pub enum Step {
     },
     /// Makes a directory that was not there.
     MakeDirectory(String),
+    /// Makes a live database equal to the staged one of the same path, under whoever has it open.
+    Overwrite(String),
     /// Moves something new from the staging folder to its place.
     PutIn(String),
     /// Removes a directory, if it is empty.
@@ -78,10 +84,15 @@ pub struct Attributes {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Journal {
     format: u32,
+    /// What the new state is.
+    snapshot: String,
     /// The snapshot taken before, after which the folder for what is set aside is named.
     safety_snapshot: String,
     /// Whether the steps are being taken back.
     undo: bool,
+    /// Whether a gateway may have databases open while the steps are performed: then those are overwritten, and none that
+    /// is moved is asked for.
+    under_gateway: bool,
     /// Where other file systems are mounted.
     mounts: Vec<String>,
     steps: Vec<Step>,
@@ -96,15 +107,28 @@ pub struct Swap {
 }
 
 impl Swap {
-    /// Makes an empty staging folder.
+    /// Makes a staging folder for `wanted`; gives also what of it is not in there yet. What an earlier preparation left is
+    /// kept if it is the same.
     ///
     /// # Errors
     /// `IO`.
-    pub fn prepare(state_dir: &Path, folder: &PrivateFolder) -> Result<Self> {
+    pub fn prepare(state_dir: &Path, folder: &PrivateFolder, wanted: &[Entry]) -> Result<(Self, Vec<Entry>)> {
         let swap = Self { state_dir: state_dir.to_owned(), folder: folder.path(SWAP), mounts: mounts_below(state_dir) };
-        swap.folders().try_for_each(|folder| remove_tree(&folder))?;
+        let is_there = |entry: &&Entry| is_staged(&swap.staging_of(&entry.path).join(&entry.path), entry);
+        let (there, lacking): (Vec<&Entry>, Vec<&Entry>) = wanted.iter().partition(is_there);
+        if there.is_empty() {
+            swap.folders().try_for_each(|folder| remove_tree(&folder))?;
+        }
+        for entry in &lacking {
+            let path = swap.staging_of(&entry.path).join(&entry.path);
+            if std::fs::symlink_metadata(&path).is_ok() {
+                std::fs::remove_file(&path)
+                    .or_else(|_| std::fs::remove_dir_all(&path))
+                    .map_err(|error| Error::io("remove", &path, error))?;
+            }
+        }
         super::private::create_private_dir(&swap.staging())?;
-        Ok(swap)
+        Ok((swap, lacking.into_iter().cloned().collect()))
     }
 
     /// Where what is new is put before [`Swap::apply`], under its path in the state directory.
@@ -144,9 +168,17 @@ impl Swap {
     /// # Errors
     /// The failed step's. Then the old state is in place again; should even that fail, the error says so, and the
     /// next start tries anew.
-    pub fn apply(self, safety_snapshot: &str, steps: Vec<Step>) -> Result<()> {
+    pub fn apply(self, snapshot: &str, safety_snapshot: &str, under_gateway: bool, steps: Vec<Step>) -> Result<()> {
         let mounts = self.mounts.clone();
-        let mut journal = Journal { format: 1, safety_snapshot: safety_snapshot.into(), undo: false, mounts, steps };
+        let mut journal = Journal {
+            format: 1,
+            snapshot: snapshot.into(),
+            safety_snapshot: safety_snapshot.into(),
+            undo: false,
+            under_gateway,
+            mounts,
+            steps,
+        };
         let mover = Mover::new(&self.state_dir, &journal)?;
         self.sync();
         journal.write(&self.folder)?;
@@ -186,14 +218,18 @@ impl Journal {
 ///
 /// # Errors
 /// `LOCKED` when somebody has a database open that has to be moved, `CORRUPT` when the journal is damaged, `IO`.
-pub fn recover(state_dir: &Path, folder: &PrivateFolder) -> Result<()> {
+pub fn recover(state_dir: &Path, folder: &PrivateFolder) -> Result<Option<Recovered>> {
     let mounts = mounts_below(state_dir);
     let mut swap = Swap { state_dir: state_dir.to_owned(), folder: folder.path(SWAP), mounts };
     let path = swap.folder.join(JOURNAL);
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
+        // Nothing was touched. What is staged waits for its time, or is left over.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return swap.folders().try_for_each(|folder| remove_tree(&folder));
+            if !folder.path(PREPARED).exists() {
+                swap.folders().try_for_each(|folder| remove_tree(&folder))?;
+            }
+            return Ok(None);
         }
         Err(error) => return Err(Error::io("read", &path, error)),
     };
@@ -210,15 +246,18 @@ pub fn recover(state_dir: &Path, folder: &PrivateFolder) -> Result<()> {
         })?;
     swap.mounts.clone_from(&journal.mounts);
     let mover = Mover::new(state_dir, &journal)?;
-    let _locks = lock_databases(state_dir, &journal.steps).map_err(|error| {
+    let locks = if journal.under_gateway { Ok(Vec::new()) } else { lock_databases(state_dir, &journal.steps) };
+    let _locks = locks.map_err(|error| {
         let problem = format!("a rollback was interrupted and has to be finished first: {error}");
         Error::new(error.code(), problem).because(error)
     })?;
+    let (snapshot, safety_snapshot) = (journal.snapshot.clone(), journal.safety_snapshot.clone());
+    let recovered = |finished| Some(Recovered { finished, snapshot, safety_snapshot });
     if !journal.undo {
         match mover.forward(&journal.steps) {
             Ok(()) => {
                 tracing::warn!(before = journal.safety_snapshot, "finished a rollback that was interrupted");
-                return swap.finish();
+                return swap.finish().map(|()| recovered(true));
             }
             Err(error) => tracing::warn!(%error, "a rollback that was interrupted cannot be finished"),
         }
@@ -227,7 +266,43 @@ pub fn recover(state_dir: &Path, folder: &PrivateFolder) -> Result<()> {
     }
     mover.backward(&journal.steps)?;
     tracing::warn!("took back a rollback that was interrupted");
-    swap.finish()
+    swap.finish().map(|()| recovered(false))
+}
+
+/// What became of a swap that a crash had interrupted.
+#[derive(Debug, Clone)]
+pub struct Recovered {
+    /// Whether the new state is in place, or else the old one.
+    pub finished: bool,
+    /// What the new state is.
+    pub snapshot: String,
+    /// The snapshot taken before.
+    pub safety_snapshot: String,
+}
+
+fn sha256(path: &Path) -> io::Result<[u8; 32]> {
+    let mut file = std::fs::File::open(path)?;
+    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 256 << 10]);
+    loop {
+        match io::Read::read(&mut file, &mut buffer)? {
+            0 => return Ok(hasher.finalize().into()),
+            length => hasher.update(&buffer[..length]),
+        }
+    }
+}
+
+/// Whether what lies at `path` is what `entry` says.
+fn is_staged(path: &Path, entry: &Entry) -> bool {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_symlink() => {
+            entry.kind == Kind::Symlink
+                && std::fs::read_link(path).is_ok_and(|target| target.as_os_str() == &*entry.target)
+        }
+        Ok(meta) if meta.is_file() && entry.has_content() && meta.len() == entry.size => {
+            sha256(path).is_ok_and(|sha256| sha256[..] == *entry.sha256)
+        }
+        _ => false,
+    }
 }
 
 /// Takes the databases that the steps move for this process alone.
@@ -257,6 +332,7 @@ impl Step {
     fn path(&self) -> &String {
         let (Self::TakeAway { path, .. }
         | Self::MakeDirectory(path)
+        | Self::Overwrite(path)
         | Self::PutIn(path)
         | Self::RemoveDirectory { path, .. }
         | Self::SetAttributes { path, .. }) = self;
@@ -372,6 +448,22 @@ impl Mover {
         self.root.rename(from, &self.root, to)
     }
 
+    /// Overwrites a live database, after a copy of it has been made for taking that back.
+    fn overwrite(&self, path: &str) -> Result<()> {
+        let live = self.shown.join(path);
+        let old = self.shown.join(self.away(path, true));
+        if !old.exists() {
+            let parent = old.parent().unwrap_or(&self.shown);
+            super::private::create_private_dir(parent)?;
+            let part = old.with_extension("part");
+            let _ = std::fs::remove_file(&part);
+            database::copy_whole(&live, &part)?;
+            let renamed = std::fs::File::open(&part).and_then(|file| file.sync_all());
+            renamed.and_then(|()| std::fs::rename(&part, &old)).map_err(|error| Error::io("rename", &part, error))?;
+        }
+        database::overwrite(&live, &self.shown.join(self.staged(path)))
+    }
+
     /// Keeps what turned up where something else has to go.
     fn make_way(&self, path: &str) -> io::Result<()> {
         let mut aside = self.aside(path);
@@ -395,7 +487,12 @@ impl Mover {
             {
                 continue;
             }
-            self.perform(step).map_err(|(what, path, error)| Error::io(what, &self.shown.join(path), error))?;
+            match step {
+                Step::Overwrite(path) => self.overwrite(path)?,
+                step => {
+                    self.perform(step).map_err(|(what, path, error)| Error::io(what, &self.shown.join(path), error))?
+                }
+            }
         }
         Ok(())
     }
@@ -437,6 +534,7 @@ impl Mover {
             Step::SetAttributes { path, after, .. } => {
                 self.set_attributes(path, *after).map_err(|error| ("set the mode and time of", path.as_str(), error))
             }
+            Step::Overwrite(_) => Ok(()),
         }
     }
 
@@ -449,6 +547,13 @@ impl Mover {
     /// Takes all steps back, also those that were not performed.
     fn backward(&self, steps: &[Step]) -> Result<()> {
         for step in steps.iter().rev() {
+            if let Step::Overwrite(path) = step {
+                let old = self.shown.join(self.away(path, true));
+                if old.exists() {
+                    database::overwrite(&self.shown.join(path), &old)?;
+                }
+                continue;
+            }
             self.take_back(step)
                 .map_err(|(path, error)| Error::io("take back the change of", &self.shown.join(path), error))?;
         }
@@ -495,7 +600,7 @@ impl Mover {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err((path.as_str(), error)),
                 _ => Ok(()),
             },
-            Step::SetAttributes { .. } => Ok(()),
+            Step::SetAttributes { .. } | Step::Overwrite(_) => Ok(()),
         }
     }
 }
