@@ -464,6 +464,22 @@ fn a_rollback_leaves_no_log_beside_the_database_it_put_in() {
     assert_eq!(value(&path, "SELECT x FROM notes"), "old");
 }
 
+/// Merely reading a database in WAL mode leaves an empty log beside it.
+#[test]
+fn a_directory_with_a_database_in_it_gives_way_and_nothing_is_set_aside() {
+    let bench = Bench::default();
+    bench.write("workspace/notes", "a file");
+    bench.push();
+    fs::remove_file(bench.state("workspace/notes")).unwrap();
+    let path = bench.state("workspace/notes/main.sqlite");
+    drop(sql(&path, "PRAGMA journal_mode=WAL; CREATE TABLE notes(x); INSERT INTO notes VALUES ('row')"));
+    let report = bench.rollback("latest");
+    assert!(report.warnings.is_empty() && !bench.state("b2-backup/set-aside").exists(), "{report:?}");
+    assert_eq!(fs::read_to_string(bench.state("workspace/notes")).unwrap(), "a file");
+    bench.rollback(&report.safety_snapshot.unwrap());
+    assert_eq!(value(&path, "SELECT x FROM notes"), "row");
+}
+
 /// Staging can take minutes. What came into a directory meanwhile, which is to give way, is in no snapshot.
 #[test]
 fn what_is_written_into_a_directory_while_the_rollback_is_prepared_is_not_lost() {

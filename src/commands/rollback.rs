@@ -518,8 +518,12 @@ impl Plan {
         let mut going = Going { saved: true, database };
         for found in below {
             let relative = found.ok().and_then(|found| relative(&target.state_dir, found.path()));
-            match relative.and_then(|path| live.get(path.as_str())) {
+            let is_saved_with = |path: &String| {
+                owner_of_side_file(path).and_then(|owner| live.get(owner)).is_some_and(|db| db.kind == Kind::Database)
+            };
+            match relative.as_ref().and_then(|path| live.get(path.as_str())) {
                 Some(entry) => going.database |= entry.kind == Kind::Database,
+                None if relative.as_ref().is_some_and(is_saved_with) => {}
                 None => going.saved = false,
             }
         }
@@ -710,7 +714,9 @@ impl Plan {
             let below = walkdir::WalkDir::new(state_dir.join(path)).follow_root_links(false).min_depth(1);
             for found in below.into_iter().flatten() {
                 let relative = relative(state_dir, found.path()).unwrap_or_default();
-                if !saved.paths.contains(&relative) || !is_as_saved(&relative) {
+                let path = owner_of_side_file(&relative).filter(|owner| saved.paths.contains(*owner));
+                let path = path.unwrap_or(&relative);
+                if !saved.paths.contains(path) || !is_as_saved(path) {
                     return changed(&relative);
                 }
             }
@@ -723,6 +729,11 @@ impl Plan {
 fn metadata(state_dir: &Path, path: &str) -> Option<fs::Metadata> {
     let is_dir = |parent: &str| fs::symlink_metadata(state_dir.join(parent)).is_ok_and(|meta| meta.is_dir());
     parents(path).all(is_dir).then(|| fs::symlink_metadata(state_dir.join(path)).ok()).flatten()
+}
+
+/// The database whose side file this is, by its name.
+fn owner_of_side_file(path: &str) -> Option<&str> {
+    ["-wal", "-shm", "-journal"].iter().find_map(|suffix| path.strip_suffix(suffix))
 }
 
 /// A path below the state directory as snapshots name it, if it is text.
