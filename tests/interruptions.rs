@@ -18,7 +18,7 @@ use common::{Bench, Node, Tree, assert_same, tree};
 use openclaw_b2_backup::commands::{Operation, PushOptions, RollbackOptions, Trigger, push, rollback};
 use openclaw_b2_backup::config::Target;
 use openclaw_b2_backup::state::private::PrivateFolder;
-use openclaw_b2_backup::state::swap::{Attributes, Step, Swap, recover};
+use openclaw_b2_backup::state::swap::{Attributes, Occasion, Step, Swap, recover};
 
 /// What the process of its own is to do: a configuration, `push` or `rollback`, and to which snapshot.
 const TASK: &str = "INTERRUPTED_TASK";
@@ -352,8 +352,8 @@ impl Rig {
             take("b/deep/file becomes deep", true),
             take("b/directory becomes file", false),
             take("b/file becomes directory", true),
-            Step::TakeAway { path: "c/database.sqlite".into(), saved: true, database: false },
-            take("c/database.sqlite-wal", true),
+            // With its log.
+            Step::TakeAway { path: "c/database.sqlite".into(), saved: true, database: true },
             remove("a/gone too/deep"),
             remove("a/gone too"),
             Step::MakeDirectory("b/deep/file becomes deep".into()),
@@ -384,7 +384,7 @@ impl Rig {
     }
 
     fn stage(&self) -> Swap {
-        let swap = Swap::prepare(self.root.path(), &self.folder()).unwrap();
+        let (swap, _) = Swap::prepare(self.root.path(), &self.folder(), &[]).unwrap();
         for step in &self.steps {
             if let Step::PutIn(path) = step {
                 write(&swap.staging(), path, "new");
@@ -406,11 +406,15 @@ impl Rig {
     fn perform(&self, step: &Step) {
         let at = |path: &str| self.root.path().join(path);
         match step {
-            Step::TakeAway { path, saved, .. } => {
+            Step::TakeAway { path, saved, database } => {
                 let away = self.away(path, *saved);
                 fs::create_dir_all(away.parent().unwrap()).unwrap();
+                if *database {
+                    fs::rename(at(&format!("{path}-wal")), self.away(&format!("{path}-wal"), *saved)).unwrap();
+                }
                 fs::rename(at(path), away).unwrap();
             }
+            Step::Overwrite(_) => unreachable!("no gateway runs here"),
             Step::MakeDirectory(path) => fs::create_dir(at(path)).unwrap(),
             Step::PutIn(path) => fs::rename(self.own("rollback/new").join(path), at(path)).unwrap(),
             Step::RemoveDirectory { path, .. } => fs::remove_dir(at(path)).unwrap(),
@@ -422,7 +426,13 @@ impl Rig {
     fn take_back(&self, step: &Step) {
         let at = |path: &str| self.root.path().join(path);
         match step {
-            Step::TakeAway { path, saved, .. } => fs::rename(self.away(path, *saved), at(path)).unwrap(),
+            Step::TakeAway { path, saved, database } => {
+                if *database {
+                    fs::rename(self.away(&format!("{path}-wal"), *saved), at(&format!("{path}-wal"))).unwrap();
+                }
+                fs::rename(self.away(path, *saved), at(path)).unwrap();
+            }
+            Step::Overwrite(_) => unreachable!("no gateway runs here"),
             Step::MakeDirectory(path) => fs::remove_dir(at(path)).unwrap(),
             Step::PutIn(path) => fs::rename(at(path), self.own("rollback/new").join(path)).unwrap(),
             Step::RemoveDirectory { path, .. } => fs::create_dir(at(path)).unwrap(),
@@ -431,7 +441,9 @@ impl Rig {
     }
 
     fn write_journal(&self, undo: bool) {
-        let journal = serde_json::json!({ "format": 1, "safetySnapshot": SAFETY, "undo": undo, "steps": self.steps });
+        let journal = serde_json::json!({
+            "format": 1, "occasion": occasion(), "undo": undo, "mounts": [], "steps": self.steps
+        });
         fs::write(self.own("rollback/journal.json"), journal.to_string()).unwrap();
     }
 
@@ -447,6 +459,10 @@ impl Rig {
         found.retain(|_, node| matches!(node, Node::File { .. }));
         found
     }
+}
+
+fn occasion() -> Occasion {
+    Occasion { snapshot: "2026-02-19T00-00-00Z-7f3a91c2".into(), safety_snapshot: SAFETY.into(), under_gateway: false }
 }
 
 fn set(path: &Path, attributes: Attributes) {
@@ -472,7 +488,7 @@ fn new_tree() -> Tree {
     let rig = Rig::new();
     let old = rig.tree();
     let steps = rig.steps.clone();
-    rig.stage().apply(SAFETY, steps).unwrap();
+    rig.stage().apply(occasion(), steps).unwrap();
     ageless(rig.tree(), &old)
 }
 
@@ -543,7 +559,7 @@ fn a_step_that_fails_anywhere_in_a_swap_leaves_the_old_state() {
         let old = rig.tree();
         let swap = rig.stage();
         rig.steps.insert(at, Step::TakeAway { path: "z/stuck".into(), saved: true, database: false });
-        let error = swap.apply(SAFETY, rig.steps.clone()).unwrap_err();
+        let error = swap.apply(occasion(), rig.steps.clone()).unwrap_err();
         assert!(!error.to_string().contains("taking it back failed"), "at {at}: {error}");
         assert_same(&rig.tree(), &old);
         assert!(!rig.own("rollback").exists());

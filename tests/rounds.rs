@@ -464,3 +464,129 @@ fn a_workspace_in_a_volume_of_its_own_is_rolled_back_too() {
     bench.write("workspace/SOUL.md", "changed again");
     assert!(bench.push().snapshot.is_some());
 }
+
+/// Another process that has a database open and reads from it whenever it is told to, as a gateway does.
+struct Gateway {
+    process: std::process::Child,
+    answers: std::io::BufReader<std::process::ChildStdout>,
+}
+
+impl Gateway {
+    fn open(database: &std::path::Path) -> Self {
+        let script = "import sqlite3, sys
+c = sqlite3.connect(sys.argv[1], isolation_level=None)
+for query in sys.stdin:
+    print(c.execute(query).fetchall(), flush=True)";
+        let mut process = std::process::Command::new("python3")
+            .args(["-c", script])
+            .arg(database)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let answers = std::io::BufReader::new(process.stdout.take().unwrap());
+        Self { process, answers }
+    }
+
+    fn ask(&mut self, query: &str) -> String {
+        use std::io::{BufRead, Write};
+        writeln!(self.process.stdin.as_mut().unwrap(), "{query}").unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        answer.trim().to_owned()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn what_was_prepared_is_applied_under_a_gateway_that_has_the_databases_open() {
+    use openclaw_b2_backup::commands::{Operation, RollbackOptions, rollback};
+    let bench = Bench::default();
+    populate(&bench);
+    drop(sql(
+        &bench,
+        SHARED,
+        "PRAGMA journal_mode=WAL; CREATE TABLE notes(body TEXT); INSERT INTO notes VALUES ('old');
+         CREATE TABLE state_leases(name TEXT); INSERT INTO state_leases VALUES ('before');
+         CREATE TABLE auth_profile_store(id TEXT PRIMARY KEY, body TEXT);",
+    ));
+    let mut gateway = Gateway::open(&bench.state(SHARED));
+    gateway.ask("UPDATE state_leases SET name = 'of this run'");
+    bench.push();
+    bench.write("workspace/SOUL.md", "# Somebody else\n");
+    bench.write("workspace/planted.md", "new");
+    gateway.ask("UPDATE notes SET body = 'new'");
+    gateway.ask("INSERT INTO auth_profile_store VALUES ('a', 'key of today')");
+
+    let options = RollbackOptions { snapshot: "latest".into(), paths: Vec::new(), plan_only: false };
+    let prepared = bench.run(rollback::prepare(&bench.target, options, &Operation::default())).unwrap();
+    assert_eq!(prepared.deleted, ["workspace/planted.md"]);
+    assert_eq!(fs::read_to_string(bench.state("workspace/SOUL.md")).unwrap(), "# Somebody else\n");
+    // The conversation in which it was asked for goes on, and is in the last safety snapshot; so is a push in between.
+    gateway.ask("INSERT INTO notes VALUES ('roll back, please')");
+    bench.push();
+    let applied = bench.run(rollback::apply_prepared(&bench.target, &Operation::default())).unwrap().unwrap();
+    assert_ne!(applied.safety_snapshot, prepared.safety_snapshot);
+    assert_eq!(gateway.ask("SELECT body FROM notes"), "[('old',)]");
+    assert_eq!(gateway.ask("SELECT name FROM state_leases"), "[('of this run',)]");
+    assert_eq!(gateway.ask("SELECT body FROM auth_profile_store"), "[('key of today',)]");
+    assert_eq!(gateway.ask("PRAGMA integrity_check"), "[('ok',)]");
+    assert_eq!(fs::read_to_string(bench.state("workspace/SOUL.md")).unwrap(), "# Soul\n");
+    assert!(!bench.state("workspace/planted.md").exists());
+    assert!(!bench.state("b2-backup/rollback").exists() && !bench.state("b2-backup/prepared.json").exists());
+    assert!(bench.run(rollback::apply_prepared(&bench.target, &Operation::default())).unwrap().is_none());
+
+    // And back again, to the moment before it was applied.
+    let options = RollbackOptions { snapshot: applied.safety_snapshot.unwrap(), paths: Vec::new(), plan_only: false };
+    bench.run(rollback::prepare(&bench.target, options, &Operation::default())).unwrap();
+    bench.run(rollback::apply_prepared(&bench.target, &Operation::default())).unwrap().unwrap();
+    assert_eq!(gateway.ask("SELECT body FROM notes"), "[('new',), ('roll back, please',)]");
+}
+
+#[test]
+fn a_machine_without_agent_content_restores_itself_and_one_with_content_does_not() {
+    use openclaw_b2_backup::commands::{Operation, rollback};
+    let bench = Bench::default();
+    populate(&bench);
+    bench.write(
+        "openclaw.json",
+        r#"{ "a": 1, "gateway": { "auth": { "token": "old" } }, "plugins": { "entries": { "x": {} } } }"#,
+    );
+    drop(sql(
+        &bench,
+        SHARED,
+        "PRAGMA journal_mode=WAL; CREATE TABLE notes(body TEXT); INSERT INTO notes VALUES ('old')",
+    ));
+    bench.push();
+    assert!(bench.run(rollback::restore_if_empty(&bench.target, &Operation::default())).unwrap().is_none());
+
+    let mut fresh = Bench::default();
+    fresh.target = bench.other_machine("fresh");
+    fresh.write("openclaw.json", r#"{ "gateway": { "auth": { "token": "new" } } }"#);
+    drop(sql(
+        &fresh,
+        SHARED,
+        "PRAGMA journal_mode=WAL; CREATE TABLE notes(body TEXT); INSERT INTO notes VALUES ('first start')",
+    ));
+    let mut gateway = Gateway::open(&fresh.state(SHARED));
+    let report = fresh.run(rollback::restore_if_empty(&fresh.target, &Operation::default())).unwrap().unwrap();
+    assert_eq!(report.safety_snapshot, None);
+    assert_eq!(gateway.ask("SELECT body FROM notes"), "[('old',)]");
+    let config: serde_json::Value = serde_json::from_slice(&fs::read(fresh.state("openclaw.json")).unwrap()).unwrap();
+    let expected =
+        serde_json::json!({ "a": 1, "gateway": { "auth": { "token": "new" } }, "plugins": { "entries": { "x": {} } } });
+    assert_eq!(config, expected);
+    let (mut found, mut expected) = (fresh.tree(), bench.tree());
+    for tree in [&mut found, &mut expected] {
+        tree.retain(|path, _| !path.starts_with("state/") && path != "openclaw.json");
+    }
+    assert_same(&found, &expected);
+    assert!(fresh.run(rollback::restore_if_empty(&fresh.target, &Operation::default())).unwrap().is_none());
+    assert_eq!(bench.list().len(), 1);
+}

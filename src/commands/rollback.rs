@@ -28,7 +28,7 @@ use crate::state::openclaw_config::{self, CONFIG_FILE};
 use crate::state::private::{create_private_dir, write_durably};
 use crate::state::rules::{PathFilter, Rules};
 use crate::state::scan::{Signature, mode, mtime, scan};
-use crate::state::swap::{Attributes, PREPARED, SET_ASIDE, SET_ASIDE_IN_MOUNT, Step, Swap, lock_databases};
+use crate::state::swap::{Attributes, Occasion, PREPARED, SET_ASIDE, SET_ASIDE_IN_MOUNT, Step, Swap, lock_databases};
 
 /// Rolls back, or says what that would do, while no gateway runs on the state.
 ///
@@ -326,9 +326,12 @@ impl Staged {
         };
         match prepare() {
             Ok((warnings, _locks)) => {
-                let under_gateway = databases == Databases::Overwrite;
-                let safety = safety.unwrap_or_else(|| format!("before-{id}"));
-                swap.apply(id.as_str(), &safety, under_gateway, steps).map(|()| warnings)
+                let occasion = Occasion {
+                    safety_snapshot: safety.unwrap_or_else(|| format!("before-{id}")),
+                    snapshot: id.to_string(),
+                    under_gateway: databases == Databases::Overwrite,
+                };
+                swap.apply(occasion, steps).map(|()| warnings)
             }
             Err(error) => {
                 swap.discard();

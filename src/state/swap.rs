@@ -80,19 +80,25 @@ pub struct Attributes {
     pub mtime: i64,
 }
 
+/// Why and when a swap takes place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Occasion {
+    /// What the new state is.
+    pub snapshot: String,
+    /// The snapshot taken before, after which the folder for what is set aside is named.
+    pub safety_snapshot: String,
+    /// Whether a gateway may have databases open meanwhile: then none that is moved is asked for.
+    pub under_gateway: bool,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Journal {
     format: u32,
-    /// What the new state is.
-    snapshot: String,
-    /// The snapshot taken before, after which the folder for what is set aside is named.
-    safety_snapshot: String,
+    occasion: Occasion,
     /// Whether the steps are being taken back.
     undo: bool,
-    /// Whether a gateway may have databases open while the steps are performed: then those are overwritten, and none that
-    /// is moved is asked for.
-    under_gateway: bool,
     /// Where other file systems are mounted.
     mounts: Vec<String>,
     steps: Vec<Step>,
@@ -168,17 +174,9 @@ impl Swap {
     /// # Errors
     /// The failed step's. Then the old state is in place again; should even that fail, the error says so, and the
     /// next start tries anew.
-    pub fn apply(self, snapshot: &str, safety_snapshot: &str, under_gateway: bool, steps: Vec<Step>) -> Result<()> {
+    pub fn apply(self, occasion: Occasion, steps: Vec<Step>) -> Result<()> {
         let mounts = self.mounts.clone();
-        let mut journal = Journal {
-            format: 1,
-            snapshot: snapshot.into(),
-            safety_snapshot: safety_snapshot.into(),
-            undo: false,
-            under_gateway,
-            mounts,
-            steps,
-        };
+        let mut journal = Journal { format: 1, occasion, undo: false, mounts, steps };
         let mover = Mover::new(&self.state_dir, &journal)?;
         self.sync();
         journal.write(&self.folder)?;
@@ -246,17 +244,17 @@ pub fn recover(state_dir: &Path, folder: &PrivateFolder) -> Result<Option<Recove
         })?;
     swap.mounts.clone_from(&journal.mounts);
     let mover = Mover::new(state_dir, &journal)?;
-    let locks = if journal.under_gateway { Ok(Vec::new()) } else { lock_databases(state_dir, &journal.steps) };
+    let locks = if journal.occasion.under_gateway { Ok(Vec::new()) } else { lock_databases(state_dir, &journal.steps) };
     let _locks = locks.map_err(|error| {
         let problem = format!("a rollback was interrupted and has to be finished first: {error}");
         Error::new(error.code(), problem).because(error)
     })?;
-    let (snapshot, safety_snapshot) = (journal.snapshot.clone(), journal.safety_snapshot.clone());
+    let (snapshot, safety_snapshot) = (journal.occasion.snapshot.clone(), journal.occasion.safety_snapshot.clone());
     let recovered = |finished| Some(Recovered { finished, snapshot, safety_snapshot });
     if !journal.undo {
         match mover.forward(&journal.steps) {
             Ok(()) => {
-                tracing::warn!(before = journal.safety_snapshot, "finished a rollback that was interrupted");
+                tracing::warn!(before = journal.occasion.safety_snapshot, "finished a rollback that was interrupted");
                 return swap.finish().map(|()| recovered(true));
             }
             Err(error) => tracing::warn!(%error, "a rollback that was interrupted cannot be finished"),
@@ -395,7 +393,7 @@ impl Mover {
         Ok(Self {
             root,
             shown: state_dir.to_owned(),
-            safety_snapshot: journal.safety_snapshot.replace('/', "_"),
+            safety_snapshot: journal.occasion.safety_snapshot.replace('/', "_"),
             mounts: journal.mounts.clone(),
         })
     }
