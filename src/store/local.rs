@@ -146,7 +146,10 @@ impl Directory {
         let mut objects = Vec::new();
         let not_incoming = |entry: &walkdir::DirEntry| entry.path() != self.root.join(INCOMING);
         // A root that is itself a symbolic link, for example to a mounted disk, is followed; nothing below it is.
-        for entry in WalkDir::new(&start).follow_root_links(start == self.root).into_iter().filter_entry(not_incoming) {
+        // In the order of names, as S3 lists: another machine may be making a key and storing what is sealed with it, and
+        // `index/` must not be read later than `keys/`.
+        let walk = WalkDir::new(&start).follow_root_links(start == self.root).sort_by_file_name();
+        for entry in walk.into_iter().filter_entry(not_incoming) {
             let object = entry.map_err(|error| {
                 let path = error.path().unwrap_or(&start).to_owned();
                 (path, error.into_io_error().unwrap_or_else(|| io::Error::other("a loop of directories")))
