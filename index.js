@@ -48,5 +48,15 @@ export const verify = async (...args) => load().verify(...args);
 export const prune = async (...args) => load().prune(...args);
 /** @type {Native["status"]} */
 export const status = async (...args) => load().status(...args);
+/** @type {Native["prepareRollback"]} */
+export const prepareRollback = async (...args) => load().prepareRollback(...args);
+/** @type {Native["applyRollback"]} */
+export const applyRollback = async (...args) => load().applyRollback(...args);
+/** @type {Native["discardRollback"]} */
+export const discardRollback = async (...args) => load().discardRollback(...args);
+/** @type {Native["recover"]} */
+export const recover = async (...args) => load().recover(...args);
+/** @type {Native["restoreIfEmpty"]} */
+export const restoreIfEmpty = async (...args) => load().restoreIfEmpty(...args);
 /** @type {Native["resolveTarget"]} */
 export const resolveTarget = async (...args) => load().resolveTarget(...args);

@@ -569,6 +569,94 @@ pub fn rollback<'env>(
     })
 }
 
+/// Does everything of a rollback that leaves the state alone: takes the safety snapshot, stages and checks what is to come.
+#[napi(catch_unwind)]
+pub fn prepare_rollback<'env>(
+    env: &'env Env,
+    #[napi(ts_arg_type = "Target")] target: Object<'env>,
+    options: RollbackOptions<'env>,
+    #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
+) -> napi::Result<PromiseRaw<'env, RollbackResult>> {
+    let target = Call::target(env, target);
+    let RollbackOptions { snapshot, paths, signal, .. } = options;
+    Call::new(signal, on_progress).start(env, async move |operation| {
+        let options = commands::RollbackOptions { snapshot, paths: paths.unwrap_or_default(), plan_only: false };
+        commands::rollback::prepare(&target?, options, &operation).await
+    })
+}
+
+/// Applies what `prepareRollback` has prepared, also under a running gateway, which then has to restart. Null when nothing is
+/// prepared.
+#[napi(catch_unwind)]
+pub fn apply_rollback<'env>(
+    env: &'env Env,
+    #[napi(ts_arg_type = "Target")] target: Object<'env>,
+    options: Option<OperationOptions<'env>>,
+    #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
+) -> napi::Result<PromiseRaw<'env, Option<RollbackResult>>> {
+    let target = Call::target(env, target);
+    Call::new(options.and_then(|options| options.signal), on_progress).start_with(
+        env,
+        or_null,
+        async move |operation| commands::rollback::apply_prepared(&target?, &operation).await,
+    )
+}
+
+/// Drops what `prepareRollback` has prepared.
+#[napi(catch_unwind)]
+pub fn discard_rollback<'env>(
+    env: &'env Env,
+    #[napi(ts_arg_type = "Target")] target: Object<'env>,
+) -> napi::Result<PromiseRaw<'env, ()>> {
+    let target = Call::target(env, target);
+    Call::new(None, None).start(env, async move |_| commands::rollback::discard_prepared(&target?).await)
+}
+
+/// What a start found of an earlier rollback.
+#[napi(object, object_from_js = false, use_nullable = true)]
+pub struct RecoverResult {
+    /// What became of it: `discarded` was prepared and never begun.
+    #[napi(ts_type = "'finished' | 'undone' | 'discarded'")]
+    pub outcome: String,
+    /// The snapshot that it was to restore.
+    pub snapshot: String,
+    /// The safety snapshot taken before; null for one that was never begun.
+    pub safety_snapshot: Option<String>,
+}
+
+impl From<commands::rollback::RecoverReport> for RecoverResult {
+    fn from(report: commands::rollback::RecoverReport) -> Self {
+        Self { outcome: report.outcome.into(), snapshot: report.snapshot, safety_snapshot: report.safety_snapshot }
+    }
+}
+
+/// Finishes or takes back a rollback that was interrupted, and drops one that was prepared and never begun. Null when there
+/// was none.
+#[napi(catch_unwind)]
+pub fn recover<'env>(
+    env: &'env Env,
+    #[napi(ts_arg_type = "Target")] target: Object<'env>,
+) -> napi::Result<PromiseRaw<'env, Option<RecoverResult>>> {
+    let target = Call::target(env, target);
+    Call::new(None, None).start_with(env, or_null, async move |_| commands::rollback::recover(&target?).await)
+}
+
+/// Restores the newest snapshot on a machine without agent content. Null when there is content, or nothing to restore.
+#[napi(catch_unwind)]
+pub fn restore_if_empty<'env>(
+    env: &'env Env,
+    #[napi(ts_arg_type = "Target")] target: Object<'env>,
+    options: Option<OperationOptions<'env>>,
+    #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
+) -> napi::Result<PromiseRaw<'env, Option<RollbackResult>>> {
+    let target = Call::target(env, target);
+    Call::new(options.and_then(|options| options.signal), on_progress).start_with(
+        env,
+        or_null,
+        async move |operation| commands::rollback::restore_if_empty(&target?, &operation).await,
+    )
+}
+
 /// How two snapshots, or a snapshot and the live state, differ.
 #[napi(catch_unwind)]
 pub fn diff<'env>(
@@ -647,6 +735,10 @@ pub fn resolve_target(env: &Env, options: Option<ResolveOptions>) -> napi::Resul
     Call::new(None, None).start(env, async move |_| tokio::task::spawn_blocking(read).await.map_err(panicked)?)
 }
 
+fn or_null<R, J: From<R>>(result: Option<R>) -> Option<J> {
+    result.map(J::from)
+}
+
 /// What a call brings besides its arguments.
 struct Call<'env> {
     signal: Option<Object<'env>>,
@@ -677,7 +769,22 @@ impl<'env> Call<'env> {
     fn start<R, J, F>(self, env: &'env Env, command: impl FnOnce(Operation) -> F) -> napi::Result<PromiseRaw<'env, J>>
     where
         R: Send + 'static,
-        J: From<R> + ToNapiValue,
+        J: From<R> + ToNapiValue + 'static,
+        F: Future<Output = Result<R>> + Send + 'static,
+    {
+        self.start_with(env, J::from, command)
+    }
+
+    /// [`Call::start`] with a conversion of its own.
+    fn start_with<R, J, F>(
+        self,
+        env: &'env Env,
+        convert: fn(R) -> J,
+        command: impl FnOnce(Operation) -> F,
+    ) -> napi::Result<PromiseRaw<'env, J>>
+    where
+        R: Send + 'static,
+        J: ToNapiValue + 'static,
         F: Future<Output = Result<R>> + Send + 'static,
     {
         let operation = Operation {
@@ -696,7 +803,7 @@ impl<'env> Call<'env> {
             if let Some(listener) = listener.flatten() {
                 listener.remove(env)?;
             }
-            outcome.map(J::from).map_err(|error| rejection(env, &error))
+            outcome.map(convert).map_err(|error| rejection(env, &error))
         })
     }
 }

@@ -488,7 +488,7 @@ impl Mover {
             match step {
                 Step::Overwrite(path) => self.overwrite(path)?,
                 step => {
-                    self.perform(step).map_err(|(what, path, error)| Error::io(what, &self.shown.join(path), error))?
+                    self.perform(step).map_err(|(what, path, error)| Error::io(what, &self.shown.join(path), error))?;
                 }
             }
         }
