@@ -9,6 +9,12 @@
  */
 export declare const __napiBindingTarget: 'native' | 'wasm32-wasi' | 'wasm32-wasip1'
 
+/**
+ * Applies what `prepareRollback` has prepared, also under a running gateway, which then has to restart. Null when nothing is
+ * prepared.
+ */
+export declare function applyRollback(target: Target, options?: OperationOptions | undefined | null, onProgress?: (progress: Progress) => void): Promise<RollbackResult | undefined | null>
+
 /** One difference. */
 export interface Change {
   /** Path as the snapshot names it. */
@@ -40,6 +46,9 @@ export interface DiffResult {
   changes: Array<Change>
 }
 
+/** Drops what `prepareRollback` has prepared. */
+export declare function discardRollback(target: Target): Promise<undefined>
+
 /** Every snapshot, newest first. */
 export declare function list(target: Target, options?: OperationOptions | undefined | null, onProgress?: (progress: Progress) => void): Promise<ListResult>
 
@@ -56,6 +65,9 @@ export interface OperationOptions {
   /** Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`. */
   signal?: AbortSignal
 }
+
+/** Does everything of a rollback that leaves the state alone: takes the safety snapshot, stages and checks what is to come. */
+export declare function prepareRollback(target: Target, options: RollbackOptions, onProgress?: (progress: Progress) => void): Promise<RollbackResult>
 
 /** How far an operation has come. Totals may still grow while `phase` is `scan`. */
 export interface Progress {
@@ -152,6 +164,22 @@ export interface PushResult {
   durationMs: number
 }
 
+/**
+ * Finishes or takes back a rollback that was interrupted, and drops one that was prepared and never begun. Null when there
+ * was none.
+ */
+export declare function recover(target: Target): Promise<RecoverResult | undefined | null>
+
+/** What a start found of an earlier rollback. */
+export interface RecoverResult {
+  /** What became of it: `discarded` was prepared and never begun. */
+  outcome: 'finished' | 'undone' | 'discarded'
+  /** The snapshot that it was to restore. */
+  snapshot: string
+  /** The safety snapshot taken before; null for one that was never begun. */
+  safetySnapshot: string | null
+}
+
 /** Options of `resolveTarget`. */
 export interface ResolveOptions {
   /** `openclaw.json`. Default: `OPENCLAW_CONFIG_PATH`, or the one in the state directory. It must exist when given. */
@@ -167,6 +195,9 @@ export interface ResolveOptions {
  * secrets; it is for the functions above, not for showing.
  */
 export declare function resolveTarget(options?: ResolveOptions | undefined | null): Promise<Target>
+
+/** Restores the newest snapshot on a machine without agent content. Null when there is content, or nothing to restore. */
+export declare function restoreIfEmpty(target: Target, options?: OperationOptions | undefined | null, onProgress?: (progress: Progress) => void): Promise<RollbackResult | undefined | null>
 
 /** How many days, weeks and months keep their newest snapshot. */
 export interface Retention {

@@ -835,12 +835,17 @@ function __napiStampBindingTarget(exportsObject, target) {
 // linked import resolves to `undefined`.
 module.exports.__napiBindingTarget = __napiStampBindingTarget(nativeBinding, __napiLoadedBindingTarget)
 module.exports = nativeBinding
+module.exports.applyRollback = nativeBinding.applyRollback
 module.exports.diff = nativeBinding.diff
+module.exports.discardRollback = nativeBinding.discardRollback
 module.exports.list = nativeBinding.list
+module.exports.prepareRollback = nativeBinding.prepareRollback
 module.exports.prune = nativeBinding.prune
 module.exports.pull = nativeBinding.pull
 module.exports.push = nativeBinding.push
+module.exports.recover = nativeBinding.recover
 module.exports.resolveTarget = nativeBinding.resolveTarget
+module.exports.restoreIfEmpty = nativeBinding.restoreIfEmpty
 module.exports.rollback = nativeBinding.rollback
 module.exports.status = nativeBinding.status
 module.exports.verify = nativeBinding.verify

@@ -71,7 +71,7 @@ fn interrupt(bench: &Bench, (verb, snapshot): (&str, &str), seen: impl Fn() -> b
             assert!(status.success(), "{verb}: {status}");
             return false;
         }
-        assert!(started.elapsed() < Duration::from_secs(120), "{verb} never comes that far");
+        assert!(started.elapsed() < Duration::from_mins(2), "{verb} never comes that far");
         std::hint::spin_loop();
     }
     let until = Instant::now() + delay;
@@ -121,6 +121,7 @@ fn plain_copies(bench: &Bench) -> Vec<PathBuf> {
 }
 
 #[test]
+#[ignore = "slow; npm test runs it"]
 fn a_killed_push_shows_nothing_and_the_next_sends_only_what_had_not_arrived() {
     const FILES: u64 = 60;
     let populate = |bench: &Bench| {
@@ -180,6 +181,7 @@ fn without_databases(mut tree: Tree) -> Tree {
 }
 
 #[test]
+#[ignore = "slow; npm test runs it"]
 fn a_push_that_is_killed_at_any_moment_leaves_nothing_to_repair() {
     let bench = Bench::default();
     database(&bench, "state/openclaw.sqlite", "CREATE TABLE t(x); INSERT INTO t VALUES ('row')");
@@ -229,6 +231,7 @@ fn observed(bench: &Bench) -> Tree {
 }
 
 #[test]
+#[ignore = "slow; npm test runs it"]
 fn a_killed_rollback_leaves_the_old_state_or_the_new_one() {
     let bench = Bench::new(serde_json::json!({ "encrypt": false, "keepSnapshots": 100 }));
     let old_files = |bench: &Bench| {
@@ -269,7 +272,7 @@ fn a_killed_rollback_leaves_the_old_state_or_the_new_one() {
         let was_killed = if number % 4 == 0 {
             interrupt(&bench, ("rollback", &first), || bench.state("b2-backup/rollback").exists(), Duration::ZERO)
         } else {
-            let delay = Duration::from_micros((spread(number) * 9000.0) as u64);
+            let delay = Duration::from_micros((spread(number) * 9000.0).max(0.0) as u64);
             interrupt(&bench, ("rollback", &first), || journal.exists(), delay)
         };
         killed += usize::from(was_killed);
@@ -467,7 +470,7 @@ fn occasion() -> Occasion {
 
 fn set(path: &Path, attributes: Attributes) {
     fs::set_permissions(path, fs::Permissions::from_mode(attributes.mode)).unwrap();
-    let time = std::time::UNIX_EPOCH + Duration::from_nanos(attributes.mtime as u64);
+    let time = std::time::UNIX_EPOCH + Duration::from_nanos(attributes.mtime.cast_unsigned());
     fs::File::open(path).unwrap().set_modified(time).unwrap();
 }
 
@@ -493,6 +496,7 @@ fn new_tree() -> Tree {
 }
 
 #[test]
+#[ignore = "slow; npm test runs it"]
 fn a_swap_that_was_interrupted_after_any_step_is_finished() {
     let expected = new_tree();
     assert!(expected.contains_key("b/file becomes directory/file") && !expected.contains_key("a/gone too"));
@@ -512,6 +516,7 @@ fn a_swap_that_was_interrupted_after_any_step_is_finished() {
 }
 
 #[test]
+#[ignore = "slow; npm test runs it"]
 fn a_swap_that_was_being_taken_back_ends_with_the_old_state() {
     let count = Rig::new().steps.len();
     for done in 0..=count {
@@ -548,6 +553,7 @@ impl Drop for Immutable {
 }
 
 #[test]
+#[ignore = "slow; npm test runs it"]
 fn a_step_that_fails_anywhere_in_a_swap_leaves_the_old_state() {
     for at in 0..=Rig::new().steps.len() {
         let mut rig = Rig::new();
@@ -574,6 +580,7 @@ fn a_step_that_fails_anywhere_in_a_swap_leaves_the_old_state() {
 }
 
 #[test]
+#[ignore = "slow; npm test runs it"]
 fn a_rollback_with_a_file_that_cannot_be_moved_changes_nothing() {
     let bench = Bench::new(serde_json::json!({ "encrypt": false }));
     let populate = |content: &str| {

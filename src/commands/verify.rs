@@ -30,13 +30,12 @@ pub async fn verify(target: &Target, options: VerifyOptions, operation: &Operati
     let mut report = VerifyReport::default();
     let index = Arc::new(repository.load_index().await?);
     report.problems.extend(index.unreadable.iter().cloned());
-    let absent = index.absent.iter().map(|id| format!("{} is not there, or was cut", pack_key(*id)));
-    report.problems.extend(absent);
     report.packs = index.packs.len() as u64;
 
     let Summaries { readable, unreadable } = summaries(&repository, operation).await?;
     report.problems.extend(unreadable.into_iter().map(|(id, error)| format!("snapshot {id} cannot be read: {error}")));
     let mut needed: HashSet<ChunkId> = HashSet::new();
+    let mut is_whole = true;
     for (id, summary) in &readable {
         operation.check()?;
         report.snapshots += 1;
@@ -51,17 +50,24 @@ pub async fn verify(target: &Target, options: VerifyOptions, operation: &Operati
                 }
                 needed.extend(own);
                 if let Some(first) = lost.first() {
+                    is_whole = false;
                     let count = lost.len();
                     report.problems.push(format!("snapshot {id} lacks content of {count} files, for example {first}"));
                 }
             }
             Err(error) if is_damage(&error) => {
+                is_whole = false;
                 report.problems.push(format!("the file tree of snapshot {id} cannot be read: {error}"));
             }
             Err(error) => return Err(error),
         }
     }
     report.chunks = needed.len() as u64;
+    if !is_whole {
+        // Where nothing is missing, they are what another machine has deleted meanwhile.
+        let absent = index.absent.iter().map(|id| format!("{} is not there, or was cut", pack_key(*id)));
+        report.problems.extend(absent);
+    }
     if options.read_data {
         read_packs(&repository, &index, operation, &mut report).await?;
     }
