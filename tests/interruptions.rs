@@ -272,7 +272,7 @@ fn a_killed_rollback_leaves_the_old_state_or_the_new_one() {
         let was_killed = if number % 4 == 0 {
             interrupt(&bench, ("rollback", &first), || bench.state("b2-backup/rollback").exists(), Duration::ZERO)
         } else {
-            let delay = Duration::from_micros((spread(number) * 9000.0).max(0.0) as u64);
+            let delay = Duration::from_secs_f64(spread(number) * 0.009);
             interrupt(&bench, ("rollback", &first), || journal.exists(), delay)
         };
         killed += usize::from(was_killed);

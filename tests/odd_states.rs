@@ -366,6 +366,7 @@ fn a_damaged_database_of_openclaw_is_an_exception_and_can_be_rolled_back() {
 }
 
 #[test]
+#[ignore = "slow: waits for the lock in vain; npm test runs it"]
 fn a_database_that_another_process_holds_exclusively_is_an_exception_and_its_rollback_refused() {
     let bench = Bench::default();
     let path = bench.state(OPENCLAW);

@@ -566,8 +566,7 @@ fn a_machine_without_agent_content_restores_itself_and_one_with_content_does_not
     bench.push();
     assert!(bench.run(rollback::restore_if_empty(&bench.target, &Operation::default())).unwrap().is_none());
 
-    let mut fresh = Bench::default();
-    fresh.target = bench.other_machine("fresh");
+    let fresh = Bench { target: bench.other_machine("fresh"), ..Bench::default() };
     fresh.write("openclaw.json", r#"{ "gateway": { "auth": { "token": "new" } } }"#);
     drop(sql(
         &fresh,
