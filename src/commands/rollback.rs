@@ -76,6 +76,7 @@ pub async fn prepare(target: &Target, options: RollbackOptions, operation: &Oper
 /// Those of [`rollback`]. Whatever happens, nothing is prepared any more.
 pub async fn apply_prepared(target: &Target, operation: &Operation) -> Result<Option<RollbackReport>> {
     let workplace = Workplace::open(target, "rollback").await?;
+    operation.check()?;
     let Some(Prepared { snapshot, paths }) = Prepared::read(&workplace) else { return Ok(None) };
     // Should this run not come to its end, the next one finds a journal or nothing.
     let options = RollbackOptions { snapshot, paths, plan_only: false };
@@ -137,6 +138,7 @@ pub async fn recover(target: &Target) -> Result<Option<RecoverReport>> {
 /// # Errors
 /// Those of [`rollback`].
 pub async fn restore_if_empty(target: &Target, operation: &Operation) -> Result<Option<RollbackReport>> {
+    operation.check()?;
     let state_dir = target.state_dir.clone();
     let empty = tokio::task::spawn_blocking(move || has_no_agent_content(&state_dir));
     if !empty.await.map_err(|error| task_failed(&error))? {

@@ -88,6 +88,13 @@ fn failed(what: &str, path: &Path) -> impl Fn(rusqlite::Error) -> Error {
     }
 }
 
+/// Whether the file starts as databases do.
+#[must_use]
+pub fn has_magic(path: &Path) -> bool {
+    let mut start = [0; MAGIC.len()];
+    File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *MAGIC
+}
+
 /// Makes a private copy of the database at `source` in the new file `copy`, without the rows that must stay home.
 ///
 /// # Errors

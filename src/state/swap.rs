@@ -308,13 +308,17 @@ fn is_staged(path: &Path, entry: &Entry) -> bool {
 /// # Errors
 /// `LOCKED` when somebody has one open, `IO`.
 pub fn lock_databases(state_dir: &Path, steps: &[Step]) -> Result<Vec<Exclusive>> {
-    let databases = steps.iter().filter_map(|step| match step {
+    let going = steps.iter().filter_map(|step| match step {
         Step::TakeAway { path, database: true, .. } => Some(state_dir.join(path)),
         _ => None,
     });
-    let is_file = |path: &PathBuf| std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
+    // A directory that gives way takes the databases in it along.
+    let below = |path: PathBuf| walkdir::WalkDir::new(path).follow_root_links(false).into_iter().flatten();
+    let files = going.flat_map(below).filter(|found| found.file_type().is_file()).map(walkdir::DirEntry::into_path);
+    let is_named = |path: &PathBuf| steps.iter().any(|step| state_dir.join(step.path()) == *path);
+    let databases = files.filter(|path| is_named(path) || database::has_magic(path));
     let mut locks = Vec::new();
-    for path in databases.filter(is_file) {
+    for path in databases {
         match database::take_exclusively(&path) {
             Ok(lock) => locks.push(lock),
             Err(error) => {
