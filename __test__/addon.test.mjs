@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
-import { mkdirSync } from "node:fs";
+import { mkdirSync, readFileSync, readdirSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { test } from "node:test";
@@ -19,17 +19,22 @@ const target = { stateDir: path.join(root, "state"), endpoint: `file://${root}/r
 mkdirSync(target.stateDir);
 const indexUrl = JSON.stringify(pathToFileURL(path.join(projectDir, "index.js")));
 
-/** Every function with arguments that it accepts. */
+/** Every function that takes options, with arguments that it accepts. */
 const CALLS = {
   push: (options, given = target) => api.push(given, options),
   list: (options, given = target) => api.list(given, options),
   pull: (options, given = target) => api.pull(given, { snapshot: "latest", directory: `${root}/pulled`, ...options }),
   rollback: (options, given = target) => api.rollback(given, { snapshot: "latest", ...options }),
+  prepareRollback: (options, given = target) => api.prepareRollback(given, { snapshot: "latest", ...options }),
+  restoreIfEmpty: (options, given = target) => api.restoreIfEmpty(given, options),
   diff: (options, given = target) => api.diff(given, { from: "latest", ...options }),
   verify: (options, given = target) => api.verify(given, options),
   prune: (options, given = target) => api.prune(given, options),
   status: (options, given = target) => api.status(given, options),
 };
+
+/** The others: they are done at once, where no rollback is prepared. */
+const AT_ONCE = ["applyRollback", "discardRollback", "recover", "resolveTarget"];
 
 /** Runs a module that has the functions as `api`, in a process of its own. */
 const runModule = (source, options) => {
@@ -53,11 +58,17 @@ async function failure(call) {
   return error;
 }
 
-test("index.js has every function of the addon and no other", () => {
-  const native = createRequire(import.meta.url)("../native.cjs");
-  const functions = Object.keys(native).filter((name) => typeof native[name] === "function");
-  assert.deepEqual(Object.keys(api).sort(), functions.sort());
-  assert.deepEqual(Object.keys(CALLS).concat("resolveTarget").sort(), functions.sort());
+test("the loader, the types and index.js have every function that the addon has", () => {
+  const require = createRequire(import.meta.url);
+  const [addon] = readdirSync(projectDir).filter((name) => name.endsWith(".node"));
+  const functions = Object.keys(require(path.join(projectDir, addon))).sort();
+  const types = readFileSync(path.join(projectDir, "index.d.ts"), "utf8");
+  const declared = [...types.matchAll(/^export declare function (\w+)/gm)].map(([, name]) => name);
+  const inLoader = Object.keys(require("../native.cjs")).filter((name) => name !== "__napiBindingTarget");
+  assert.deepEqual(inLoader.sort(), functions, "run npm run generate");
+  assert.deepEqual(declared.sort(), functions, "run npm run generate");
+  assert.deepEqual(Object.keys(api).sort(), functions);
+  assert.deepEqual(Object.keys(CALLS).concat(AT_ONCE).sort(), functions);
 });
 
 test("importing index.js does not load the addon", async () => {
