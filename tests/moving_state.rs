@@ -139,7 +139,6 @@ fn bench() -> Bench {
 }
 
 #[test]
-#[ignore = "slow; npm test runs it"]
 fn files_that_are_written_during_the_push_are_of_one_moment_each() {
     let bench = bench();
     let at = |name: &str| -> PathBuf { bench.state(&format!("workspace/{name}")) };
@@ -190,7 +189,6 @@ fn files_that_are_written_during_the_push_are_of_one_moment_each() {
 /// Directories that vanish, come back as links or files, and take over each other's names while the tree is walked. The
 /// tree of a snapshot is still a tree: each path once, and nothing below what is no directory.
 #[test]
-#[ignore = "slow; npm test runs it"]
 fn a_walk_through_changing_directories_gives_a_tree_that_can_be_read() {
     let bench = bench();
     let many = bench.state("workspace/many");
@@ -237,7 +235,6 @@ fn a_walk_through_changing_directories_gives_a_tree_that_can_be_read() {
 }
 
 #[test]
-#[ignore = "slow; npm test runs it"]
 fn databases_that_are_written_during_the_push_keep_their_invariants() {
     const ACCOUNTS: i64 = 500;
     let bench = bench();
@@ -258,8 +255,8 @@ fn databases_that_are_written_during_the_push_keep_their_invariants() {
             ))
             .unwrap();
         writers.add(Duration::from_millis(2), move |generation| {
-            let (from, to) =
-                (generation.cast_signed() * 7 % ACCOUNTS + 1, generation.cast_signed() * 13 % ACCOUNTS + 1);
+            let generation = generation.cast_signed();
+            let (from, to) = (generation * 7 % ACCOUNTS + 1, generation * 13 % ACCOUNTS + 1);
             connection
                 .execute_batch(&format!(
                     "BEGIN IMMEDIATE;
@@ -295,7 +292,6 @@ fn databases_that_are_written_during_the_push_keep_their_invariants() {
 
 /// A file may change within one tick of the file system's clock: its times then look as if it had not.
 #[test]
-#[ignore = "slow; npm test runs it"]
 fn what_changed_right_after_it_was_pushed_is_seen_by_the_next_push() {
     let bench = bench();
     let file = open(&bench.state("workspace/file"));
