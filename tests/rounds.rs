@@ -589,3 +589,21 @@ fn a_machine_without_agent_content_restores_itself_and_one_with_content_does_not
     assert!(fresh.run(rollback::restore_if_empty(&fresh.target, &Operation::default())).unwrap().is_none());
     assert_eq!(bench.list().len(), 1);
 }
+
+#[test]
+fn an_emptied_state_does_not_push_the_last_good_snapshot_out() {
+    let bench = Bench::new(serde_json::json!({ "keepSnapshots": 2 }));
+    populate(&bench);
+    let expected = bench.tree();
+    let good = bench.push().snapshot.unwrap();
+    fs::remove_dir_all(bench.state("workspace")).unwrap();
+    let mut warnings = Vec::new();
+    for round in 0..4 {
+        bench.write("agents/main/log.jsonl", format!("round {round}"));
+        warnings = bench.push().warnings;
+    }
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_eq!(bench.list().len(), 3);
+    bench.prune_now();
+    assert_same(&tree(&bench.pull(&good)), &expected);
+}

@@ -352,6 +352,8 @@ pub struct VerifyReport {
 pub struct PruneReport {
     /// Snapshots removed by retention.
     pub removed_snapshots: Vec<String>,
+    /// A snapshot that retention would have removed, but that holds much more than all that are kept.
+    pub spared_snapshot: Option<String>,
     /// Packs taken out of use; their bytes go after the grace period.
     pub condemned_packs: u64,
     /// Packs deleted.

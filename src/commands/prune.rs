@@ -26,6 +26,8 @@ use crate::store::ObjectMeta;
 /// How long a pack stays readable after it was condemned. No push may take longer: one that does looks again before it
 /// commits.
 pub const GRACE: Duration = Duration::from_hours(48);
+/// A snapshot with more than this many times the files of every newer one is not aged out by them.
+const MUCH_FULLER: u64 = 2;
 /// More index objects than this are merged, so that opening a repository takes few requests.
 const MANY_INDEX_OBJECTS: usize = 8;
 
@@ -85,14 +87,16 @@ async fn remove_snapshots(
     report: &mut PruneReport,
 ) -> Result<()> {
     let Summaries { readable, .. } = summaries(repository, operation).await?;
-    let own: Vec<&SnapshotId> = readable
-        .iter()
-        .filter(|(id, summary)| !id.is_safety() && summary.machine == machine)
-        .map(|(id, _)| id)
-        .collect();
-    let now = jiff::Zoned::now();
-    let kept = kept(&own, target.keep_snapshots as usize, &target.retention, &now);
-    let removed: Vec<SnapshotId> = own.into_iter().filter(|id| !kept.contains(id)).cloned().collect();
+    let own: Vec<&(SnapshotId, Summary)> =
+        readable.iter().filter(|(id, summary)| !id.is_safety() && summary.machine == machine).collect();
+    let ids: Vec<&SnapshotId> = own.iter().map(|(id, _)| id).collect();
+    let kept = kept(&ids, target.keep_snapshots as usize, &target.retention, &jiff::Zoned::now());
+    let (staying, mut going): (Vec<_>, Vec<_>) = own.into_iter().partition(|(id, _)| kept.contains(id));
+    if let Some(fuller) = much_fuller(&staying, &going) {
+        report.spared_snapshot = Some(fuller.to_string());
+        going.retain(|(id, _)| *id != fuller);
+    }
+    let removed: Vec<SnapshotId> = going.into_iter().map(|(id, _)| id.clone()).collect();
     for id in &removed {
         operation.check()?;
         repository.store.delete(&id.manifest_key()).await.map_err(|error| error.in_snapshot(id.as_str()))?;
@@ -100,6 +104,13 @@ async fn remove_snapshots(
     }
     repository.contents.snapshots.retain(|(id, _)| !removed.contains(id));
     Ok(())
+}
+
+/// The newest of the snapshots about to go that holds much more than any that stays. Whatever emptied the state, be it an
+/// accident or a machine set up anew, must not push the last good snapshot out.
+fn much_fuller(staying: &[&(SnapshotId, Summary)], going: &[&(SnapshotId, Summary)]) -> Option<SnapshotId> {
+    let files = staying.iter().map(|(_, summary)| summary.files).max()?;
+    going.iter().rev().find(|(_, summary)| summary.files / MUCH_FULLER > files).map(|(id, _)| id.clone())
 }
 
 /// Which of `snapshots`, oldest first, retention keeps: the newest ones, and the newest of each recent day, week and

@@ -50,7 +50,11 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
         let id = upload.commit(options.trigger).await?;
         // The snapshot is safe by now: what fails from here on is worth a warning, not a failure.
         match prune::apply_retention(&mut upload.repository, target, workplace.machine, operation).await {
-            Ok(_) => {}
+            Ok(pruned) => warnings.extend(
+                pruned
+                    .spared_snapshot
+                    .map(|id| format!("{id} is kept beyond keepSnapshots: it holds much more than all newer ones")),
+            ),
             Err(error) if error.code() == Code::Cancelled => {}
             Err(error) => warnings.push(format!("old snapshots were not removed: {error}")),
         }
