@@ -35,7 +35,7 @@ fn target(root: &Path, machine: usize, fields: &serde_json::Value) -> Target {
         "applicationKey": "K005-key-of-a-test",
     });
     let serde_json::Value::Object(fields) = fields else { panic!("fields are an object") };
-    config.as_object_mut().unwrap().extend(fields);
+    config.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     Target::from_json(&config).unwrap()
 }
 
