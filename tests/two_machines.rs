@@ -34,7 +34,6 @@ fn target(root: &Path, machine: usize, fields: &serde_json::Value) -> Target {
         "endpoint": format!("file://{}", root.join("repository").display()),
         "applicationKey": "K005-key-of-a-test",
     });
-    let serde_json::Value::Object(fields) = fields else { panic!("fields are an object") };
     config.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     Target::from_json(&config).unwrap()
 }
