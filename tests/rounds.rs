@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use common::{Bench, Node, assert_same, code, tree};
+use common::{Bench, Gateway, Node, assert_same, code, tree};
 
 fn populate(bench: &Bench) {
     bench.write("openclaw.json", "{}");
@@ -463,45 +463,6 @@ fn a_workspace_in_a_volume_of_its_own_is_rolled_back_too() {
     assert_same(&bench.tree(), &damaged);
     bench.write("workspace/SOUL.md", "changed again");
     assert!(bench.push().snapshot.is_some());
-}
-
-/// Another process that has a database open and reads from it whenever it is told to, as a gateway does.
-struct Gateway {
-    process: std::process::Child,
-    answers: std::io::BufReader<std::process::ChildStdout>,
-}
-
-impl Gateway {
-    fn open(database: &std::path::Path) -> Self {
-        let script = "import sqlite3, sys
-c = sqlite3.connect(sys.argv[1], isolation_level=None)
-for query in sys.stdin:
-    print(c.execute(query).fetchall(), flush=True)";
-        let mut process = std::process::Command::new("python3")
-            .args(["-c", script])
-            .arg(database)
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let answers = std::io::BufReader::new(process.stdout.take().unwrap());
-        Self { process, answers }
-    }
-
-    fn ask(&mut self, query: &str) -> String {
-        use std::io::{BufRead, Write};
-        writeln!(self.process.stdin.as_mut().unwrap(), "{query}").unwrap();
-        let mut answer = String::new();
-        self.answers.read_line(&mut answer).unwrap();
-        answer.trim().to_owned()
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 #[test]

@@ -192,3 +192,42 @@ pub fn assert_same(found: &Tree, expected: &Tree) {
 pub fn code(error: &Error) -> &'static str {
     error.code().as_str()
 }
+
+/// Another process that has a database open and reads from it whenever it is told to, as a gateway does.
+pub struct Gateway {
+    process: std::process::Child,
+    answers: std::io::BufReader<std::process::ChildStdout>,
+}
+
+impl Gateway {
+    pub fn open(database: &std::path::Path) -> Self {
+        let script = "import sqlite3, sys
+c = sqlite3.connect(sys.argv[1], isolation_level=None)
+for query in sys.stdin:
+    print(c.execute(query).fetchall(), flush=True)";
+        let mut process = std::process::Command::new("python3")
+            .args(["-c", script])
+            .arg(database)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let answers = std::io::BufReader::new(process.stdout.take().unwrap());
+        Self { process, answers }
+    }
+
+    pub fn ask(&mut self, query: &str) -> String {
+        use std::io::{BufRead, Write};
+        writeln!(self.process.stdin.as_mut().unwrap(), "{query}").unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        answer.trim().to_owned()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
