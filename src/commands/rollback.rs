@@ -28,7 +28,9 @@ use crate::state::openclaw_config::{self, CONFIG_FILE};
 use crate::state::private::{create_private_dir, write_durably};
 use crate::state::rules::{PathFilter, Rules};
 use crate::state::scan::{Signature, mode, mtime, scan};
-use crate::state::swap::{Attributes, Occasion, PREPARED, SET_ASIDE, SET_ASIDE_IN_MOUNT, Step, Swap, lock_databases};
+use crate::state::swap::{
+    self, Attributes, Occasion, PREPARED, SET_ASIDE, SET_ASIDE_IN_MOUNT, Step, Swap, lock_databases,
+};
 
 /// Rolls back, or says what that would do, while no gateway runs on the state.
 ///
@@ -54,7 +56,7 @@ pub async fn rollback(target: &Target, options: RollbackOptions, operation: &Ope
 /// Those of [`rollback`].
 pub async fn prepare(target: &Target, options: RollbackOptions, operation: &Operation) -> Result<RollbackReport> {
     let workplace = Workplace::open(target, "rollback").await?;
-    discard(&workplace)?;
+    discard(target, &workplace).await?;
     let goal = Goal::find(target, &workplace, &options, operation).await?;
     let staged = goal.stage(target, &workplace, Databases::Overwrite, operation).await?;
     if staged.plan.is_empty() {
@@ -91,15 +93,13 @@ pub async fn apply_prepared(target: &Target, operation: &Operation) -> Result<Op
 /// # Errors
 /// `LOCKED`, `IO`.
 pub async fn discard_prepared(target: &Target) -> Result<()> {
-    discard(&Workplace::open(target, "rollback").await?)
+    discard(target, &Workplace::open(target, "rollback").await?).await
 }
 
-fn discard(workplace: &Workplace) -> Result<()> {
-    let path = workplace.folder.path(PREPARED);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &path, error)),
-        _ => Ok(()),
-    }
+async fn discard(target: &Target, workplace: &Workplace) -> Result<()> {
+    let (state_dir, folder) = (target.state_dir.clone(), workplace.folder.clone());
+    let dropped = tokio::task::spawn_blocking(move || swap::drop_prepared(&state_dir, &folder));
+    dropped.await.map_err(|error| task_failed(&error))?
 }
 
 /// What a start found of an earlier rollback.
@@ -127,7 +127,7 @@ pub async fn recover(target: &Target) -> Result<Option<RecoverReport>> {
         }));
     }
     let Some(prepared) = Prepared::read(&workplace) else { return Ok(None) };
-    discard(&workplace)?;
+    discard(target, &workplace).await?;
     Ok(Some(RecoverReport { outcome: "discarded", snapshot: prepared.snapshot, safety_snapshot: None }))
 }
 

@@ -212,6 +212,19 @@ impl Journal {
     }
 }
 
+/// Drops what is staged and waits for its time.
+///
+/// # Errors
+/// `IO`.
+pub fn drop_prepared(state_dir: &Path, folder: &PrivateFolder) -> Result<()> {
+    let path = folder.path(PREPARED);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", &path, error)),
+        _ => {}
+    }
+    recover(state_dir, folder).map(|_| ())
+}
+
 /// Finishes a swap that a crash interrupted, or takes it back if it cannot be finished; removes what one left over.
 ///
 /// # Errors
