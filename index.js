@@ -1,9 +1,13 @@
-// The native functions of this package; index.d.ts, which is generated from the Rust sources, describes them.
+// The entry of the OpenClaw plugin (the default export; js/plugin/ has all of it), and the native functions of this package
+// (the named ones), which index.d.ts, generated from the Rust sources, describes.
 //
 // Importing this file does not load the addon: the first call does. A host thus reads its plugins quickly, and a machine
-// that the addon is missing on hears of it from the function that needs it.
+// that the addon is missing on hears of it from the function that needs it. In a gateway no call is ever made: see
+// js/worker.js.
 
 import { createRequire } from "node:module";
+
+export { default } from "./js/plugin/index.js";
 
 /** @typedef {typeof import("./index.js")} Native What index.d.ts declares. */
 
@@ -60,3 +64,15 @@ export const recover = async (...args) => load().recover(...args);
 export const restoreIfEmpty = async (...args) => load().restoreIfEmpty(...args);
 /** @type {Native["resolveTarget"]} */
 export const resolveTarget = async (...args) => load().resolveTarget(...args);
+
+// What follows is in index.d.ts as soon as the addon has it.
+/** @param {string} name @returns {(...args: any[]) => Promise<any>} */
+const later =
+  (name) =>
+  async (...args) =>
+    /** @type {any} */ (load())[name](...args);
+export const prepareRollback = later("prepareRollback");
+export const applyRollback = later("applyRollback");
+export const discardRollback = later("discardRollback");
+export const recover = later("recover");
+export const restoreIfEmpty = later("restoreIfEmpty");

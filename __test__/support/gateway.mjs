@@ -60,9 +60,9 @@ function adaptConfig(stateDir, port) {
 }
 
 /** Runs `openclaw <args>` on a state directory with no gateway; rejects when it fails. */
-export async function openclaw(stateDir, args, { input } = {}) {
+export async function openclaw(stateDir, args, { input, env = {} } = {}) {
   const { node, openclaw: entry } = ensureTools("openclaw");
-  const result = await run(node, [entry, ...args], { env: gatewayEnv(stateDir), input });
+  const result = await run(node, [entry, ...args], { env: { ...gatewayEnv(stateDir), ...env }, input });
   if (result.code !== 0)
     throw new Error(`openclaw ${args.join(" ")}: ${result.code}\n${result.stdout}${result.stderr}`);
   return result.stdout;

@@ -1,0 +1,57 @@
+// The five things that the tool and the chat command can do. Each resolves to the text of its answer.
+
+import * as texts from "./texts.js";
+
+/** After the answer has left; the gateway drains its runs by itself. */
+const RESTART_DELAY_MS = 1500;
+
+/** @typedef {import("./index.js").Plugin} Plugin */
+/** @typedef {{ snapshot: string, paths?: string[] }} What */
+/** @typedef {{ sessionKey?: string, agentId?: string }} Session */
+
+/** @param {Plugin} plugin @param {AbortSignal} [signal] */
+export async function list(plugin, signal) {
+  return texts.list(await plugin.engine().call("list", {}, signal));
+}
+
+/** @param {Plugin} plugin @param {What} what @param {AbortSignal} [signal] */
+export async function plan(plugin, what, signal) {
+  return texts.plan(await makePlan(plugin, what, signal));
+}
+
+/** @param {Plugin} plugin @param {What} what @param {AbortSignal} [signal] */
+export function makePlan(plugin, { snapshot, paths }, signal) {
+  return plugin.engine().call("rollback", { snapshot, paths, planOnly: true }, signal);
+}
+
+/** @param {Plugin} plugin */
+export async function backup(plugin) {
+  return texts.pushed(await plugin.engine().push("manual"));
+}
+
+/** @param {Plugin} plugin @param {AbortSignal} [signal] */
+export async function status(plugin, signal) {
+  const engine = plugin.engine();
+  if (engine.problem) return texts.off(engine.problem);
+  return texts.status(engine.record.facts, await engine.call("status", {}, signal), plugin.schedule);
+}
+
+/**
+ * Prepares a rollback, and asks the gateway to restart: it lets its runs end, and its stop applies what is prepared.
+ * @param {Plugin} plugin
+ * @param {What} what
+ * @param {Session} session who is told of the outcome
+ */
+export async function restore(plugin, { snapshot, paths }, { sessionKey, agentId }) {
+  const engine = plugin.engine();
+  if (!plugin.held) throw new Error("a rollback from chat needs the gateway; use: openclaw b2-backup rollback");
+  const report = await engine.change("prepareRollback", { snapshot, paths });
+  if (texts.isEmpty(report)) return texts.plan(report);
+  const { safetySnapshot, restored, deleted } = report;
+  const counts = { restored: restored.length, deleted: deleted.length };
+  await engine.record.set({
+    rollback: { at: Date.now(), sessionKey, agentId, snapshot: report.snapshot, safetySnapshot, ...counts },
+  });
+  setTimeout(() => process.kill(process.pid, "SIGUSR2"), RESTART_DELAY_MS).unref();
+  return texts.prepared(report);
+}

@@ -1,0 +1,73 @@
+// Runs js/worker.js: one operation in a child process, with a request on its standard input and the result from its output.
+
+import { spawn } from "node:child_process";
+import path from "node:path";
+import readline from "node:readline";
+
+import { oneLine } from "../text.js";
+
+/** @typedef {import("../../index.js").Progress} Progress */
+
+/**
+ * What a failed operation is: the fields that index.d.ts documents for errors of the native functions.
+ * @typedef {Error & { code: string, retryable: boolean, context: object }} Failure
+ */
+
+/** All that the addon may need of the environment; a gateway's own holds keys of other services. */
+const INHERITED = new Set([
+  ...["PATH", "HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "LANG", "LC_ALL", "TZ", "COMPUTERNAME", "SYSTEMROOT"],
+  ...["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "OPENCLAW_B2_TEST_NATIVE"],
+]);
+const STDERR_KEPT = 4096;
+
+/** @param {string} code @param {string} message @param {Partial<Failure>} [rest] @returns {Failure} */
+export function failure(code, message, rest = {}) {
+  return Object.assign(new Error(message), { code, retryable: false, context: {}, ...rest });
+}
+
+/**
+ * Resolves to the operation's result, rejects with a `Failure`. Aborting `signal` cancels at the next safe point: the
+ * promise settles when the process has ended.
+ * @param {{
+ *   rootDir: string, verb: string, target?: object, options?: object, signal?: AbortSignal,
+ *   onProgress?: (progress: Progress) => void, env?: NodeJS.ProcessEnv
+ * }} call
+ * @returns {Promise<any>}
+ */
+export function runWorker({ rootDir, verb, target, options, signal, onProgress, env = process.env }) {
+  if (signal?.aborted) return Promise.reject(failure("CANCELLED", "cancelled"));
+  const child = spawn(process.execPath, [path.join(rootDir, "js", "worker.js")], {
+    cwd: rootDir,
+    env: Object.fromEntries(Object.entries(env).filter(([name]) => INHERITED.has(name.toUpperCase()))),
+    stdio: ["pipe", "pipe", "pipe"],
+    windowsHide: true,
+  });
+  /** @type {{ result?: any, error?: any } | undefined} */
+  let last;
+  let stderr = "";
+  child.stderr.setEncoding("utf8").on("data", (chunk) => (stderr = (stderr + chunk).slice(-STDERR_KEPT)));
+  readline.createInterface({ input: child.stdout }).on("line", (line) => {
+    const message = JSON.parse(line);
+    if (message.progress) onProgress?.(message.progress);
+    else last = message;
+  });
+  // A child that is gone already is judged by its exit.
+  child.stdin.on("error", () => {});
+  child.stdin.write(`${JSON.stringify({ verb, target, options })}\n`);
+  const cancel = () => child.stdin.end();
+  signal?.addEventListener("abort", cancel, { once: true });
+  return new Promise((resolve, reject) => {
+    child.on("error", (error) => reject(failure("IO", `cannot start the backup process: ${error.message}`)));
+    child.on("close", (code, killedBy) => {
+      signal?.removeEventListener("abort", cancel);
+      if (last && "result" in last) return resolve(last.result);
+      if (last?.error) {
+        const { message, ...rest } = last.error;
+        return reject(failure(rest.code, message, rest));
+      }
+      const said = oneLine(stderr.trim().split("\n").at(-1) ?? "").slice(0, 300);
+      const how = killedBy ? `was ended by ${killedBy}` : `ended with ${code}`;
+      reject(failure("IO", `the backup process ${how}${said && `: ${said}`}`, { retryable: true }));
+    });
+  });
+}

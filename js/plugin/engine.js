@@ -1,0 +1,197 @@
+// What runs at most once per process and state directory: the queue of backups and rollbacks, and the record of them.
+//
+// OpenClaw evaluates a plugin's module several times and lets the copies live side by side, so the engines are kept on
+// globalThis. They know nothing of OpenClaw: service.js tells them the configuration, and hears of failures.
+
+import { failure, runWorker } from "./child.js";
+import { Record } from "./record.js";
+
+/** @typedef {import("./child.js").Failure} Failure */
+/** @typedef {"schedule" | "catch_up" | "before_compaction" | "gateway_stop" | "manual"} Trigger */
+
+/** Of the triggers that led to one backup, its snapshot records the first of these. @type {Trigger[]} */
+const WEIGHT = ["before_compaction", "gateway_stop", "manual", "schedule", "catch_up"];
+
+/**
+ * Where the configuration comes from: `target` has every field, or `resolve` are the options of `resolveTarget`, which
+ * reads it from its files; `problem` says why there is none.
+ * @typedef {{ target: object } | { resolve: object } | { problem: Failure }} Source
+ */
+
+export class Engine {
+  /** Approved restores by the id of the tool call, as `{ snapshot, paths }`. @type {Map<string, any>} */
+  approved = new Map();
+  /** The last problem with the configuration, as shown to people. @type {Failure | undefined} */
+  problem;
+  /** @type {(error: Failure | null) => void} Told of every backup that failed, and with null of every one that did not. */
+  onOutcome = () => {};
+
+  #run;
+  /** @type {Source} */
+  #source = { problem: failure("CONFIG", "the plugin has not started yet") };
+  /** @type {Promise<unknown>} */
+  #lane = Promise.resolve();
+  /** @type {{ triggers: Trigger[], promise: Promise<any> } | null} */
+  #waiting = null;
+  #abort = new AbortController();
+
+  /** @param {{ stateDir: string, rootDir: string, run?: typeof runWorker }} options */
+  constructor({ stateDir, rootDir, run = runWorker }) {
+    this.stateDir = stateDir;
+    this.rootDir = rootDir;
+    this.record = new Record(stateDir);
+    this.#run = run;
+  }
+
+  /** Takes a configuration; what runs goes on with the one before. @param {Source} source */
+  configure(source) {
+    this.#source = source;
+    this.problem = "problem" in source ? source.problem : undefined;
+  }
+
+  /**
+   * A backup. A request while one waits joins it; a request while one runs leads to one more.
+   * @param {Trigger} trigger
+   * @returns {Promise<import("../../index.js").PushResult>}
+   */
+  push(trigger) {
+    if (this.#waiting) {
+      this.#waiting.triggers.push(trigger);
+      return this.#waiting.promise;
+    }
+    /** @type {Trigger[]} */
+    const triggers = [trigger];
+    const promise = this.#alone(() => {
+      this.#waiting = null;
+      return this.#push(triggers);
+    });
+    this.#waiting = { triggers, promise };
+    return promise;
+  }
+
+  /** @param {Trigger[]} triggers */
+  async #push(triggers) {
+    const [trigger] = WEIGHT.filter((name) => triggers.includes(name));
+    try {
+      const report = await this.call("push", { trigger });
+      const { snapshot, files, bytes } = report;
+      const lastSuccess = { at: Date.now(), snapshot, trigger, triggers, files, bytes };
+      await this.record.set({ lastSuccess, lastError: undefined });
+      this.onOutcome(null);
+      return report;
+    } catch (error) {
+      const { code, message } = /** @type {Failure} */ (error);
+      if (code !== "CANCELLED") {
+        const count = (this.record.facts.lastError?.count ?? 0) + 1;
+        await this.record.set({ lastError: { at: Date.now(), code, message, count } });
+        this.onOutcome(/** @type {Failure} */ (error));
+      }
+      throw error;
+    }
+  }
+
+  /** An operation that changes something here: one at a time. @param {string} verb @param {object} [options] */
+  change(verb, options) {
+    return this.#alone(() => this.call(verb, options));
+  }
+
+  /**
+   * An operation that only looks, beside whatever else runs.
+   * @param {string} verb
+   * @param {object} [options]
+   * @param {AbortSignal} [signal]
+   * @returns {Promise<any>}
+   */
+  async call(verb, options, signal) {
+    const ended = signal ? AbortSignal.any([signal, this.#abort.signal]) : this.#abort.signal;
+    const { rootDir } = this;
+    try {
+      const target = await this.target();
+      const result = await this.#run({ rootDir, verb, target, options, signal: ended });
+      this.problem = undefined;
+      return result;
+    } catch (error) {
+      if (/** @type {Failure} */ (error).code === "CONFIG") this.problem = /** @type {Failure} */ (error);
+      throw error;
+    }
+  }
+
+  /** The configuration with its secrets. @returns {Promise<any>} */
+  async target() {
+    const source = this.#source;
+    if ("problem" in source) throw source.problem;
+    if ("target" in source) return source.target;
+    const { rootDir } = this;
+    return this.#run({ rootDir, verb: "resolveTarget", options: source.resolve, signal: this.#abort.signal });
+  }
+
+  /** @template T @param {() => Promise<T>} work @returns {Promise<T>} */
+  #alone(work) {
+    const done = this.#lane.then(work, work);
+    this.#lane = done.catch(() => {});
+    return done;
+  }
+
+  /** Resolves when nothing runs and nothing waits. */
+  async idle() {
+    for (let lane; lane !== this.#lane;) await (lane = this.#lane);
+  }
+
+  /** Cancels whatever runs, at its next safe point. */
+  cancel() {
+    this.#abort.abort();
+    this.#abort = new AbortController();
+  }
+}
+
+/**
+ * One state directory's engine, who holds it, and whether the gateway has gone through its stop since it was last taken.
+ * @typedef {{ engine: Engine, version: string, holders: number, stopped: boolean }} Slot
+ */
+
+const SLOTS = Symbol.for("openclaw-b2-backup.engines");
+
+/** @returns {Map<string, Slot>} */
+function slots() {
+  const holder = /** @type {any} */ (globalThis);
+  return (holder[SLOTS] ??= new Map());
+}
+
+/** The engine of a state directory that is held at the moment. @param {string} stateDir */
+export const heldEngine = (stateDir) => slots().get(stateDir)?.engine;
+
+/**
+ * Takes the engine of a state directory, making one when there is none of this version. `boot` tells whether the gateway
+ * is starting, as opposed to reloading this plugin.
+ * @param {{ stateDir: string, rootDir: string, version: string }} options
+ */
+export async function takeEngine({ stateDir, rootDir, version }) {
+  let slot = slots().get(stateDir);
+  const boot = !slot || slot.stopped;
+  if (slot && slot.version !== version) {
+    slot.engine.cancel();
+    await slot.engine.idle();
+    slot = undefined;
+  }
+  if (!slot) {
+    slot = { engine: new Engine({ stateDir, rootDir }), version, holders: 0, stopped: false };
+    slots().set(stateDir, slot);
+    await slot.engine.record.load();
+  }
+  slot.engine.rootDir = rootDir;
+  slot.stopped = false;
+  slot.holders++;
+  const { engine } = slot;
+  let held = true;
+  return {
+    engine,
+    boot,
+    /** The gateway goes through its stop: whoever takes the engine next is at a start. */
+    markStopped: () => void (slot.stopped = true),
+    /** What runs ends by itself: a reload takes the engine again, and a process that ends takes its children along. */
+    release() {
+      if (held) slot.holders--;
+      held = false;
+    },
+  };
+}

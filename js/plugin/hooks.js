@@ -1,0 +1,83 @@
+// What the gateway's own events lead to: a backup before a compaction, one at the end, an applied rollback, its report, and
+// the question to the owner before a rollback.
+
+import { askBeforeRestore } from "./tool.js";
+import { tell } from "./notify.js";
+import * as texts from "./texts.js";
+
+/** A compaction waits for its backup this long; the backup goes on all the same. */
+const COMPACTION_MS = 120_000;
+const COMPACTION_EVERY_MS = 5 * 60_000;
+/** The gateway drains for 315 s in all. A backup that is cut is resumed by the next. */
+const STOP_MS = 240_000;
+/** The plan of a restore is made before the question can be asked. */
+const PLAN_MS = 120_000;
+
+/** @param {import("./index.js").Plugin} plugin */
+export function registerHooks(plugin) {
+  const { api } = plugin;
+  let compactedAt = -Infinity;
+
+  api.on(
+    "before_compaction",
+    async () => {
+      const engine = plugin.held?.engine;
+      const now = performance.now();
+      if (!engine || engine.problem || now - compactedAt < COMPACTION_EVERY_MS) return;
+      compactedAt = now;
+      await engine.push("before_compaction").catch(() => (compactedAt = -Infinity));
+    },
+    { timeoutMs: COMPACTION_MS },
+  );
+
+  api.on("before_tool_call", (/** @type {any} */ event) => askBeforeRestore(plugin, event), {
+    ...{ matcher: ["b2_rollback"], timeoutMs: PLAN_MS },
+  });
+
+  api.on(
+    "gateway_stop",
+    async (/** @type {{ reason?: string }} */ { reason }) => {
+      const held = plugin.held;
+      if (!held || reason === "plugin replacement") return;
+      held.markStopped();
+      plugin.schedule?.stop();
+      const { engine } = held;
+      if (engine.problem) return;
+      const { rollback } = engine.record.facts;
+      if (rollback && rollback.applied === undefined) return applyRollback(engine, rollback, api.logger);
+      await engine.push("gateway_stop").catch(() => {});
+    },
+    { timeoutMs: STOP_MS },
+  );
+
+  api.on("gateway_start", () => report(plugin));
+}
+
+/**
+ * @param {import("./engine.js").Engine} engine
+ * @param {import("./record.js").Rollback} rollback
+ * @param {any} logger
+ */
+async function applyRollback(engine, rollback, logger) {
+  try {
+    const report = await engine.change("applyRollback");
+    if (report) {
+      logger.info(`B2 backup: rolled back to ${report.snapshot}`);
+      await engine.record.set({ rollback: { ...rollback, applied: true } });
+    } else {
+      await engine.record.set({ rollback: { ...rollback, applied: false, problem: "nothing was prepared" } });
+    }
+  } catch (error) {
+    const { message } = /** @type {Error} */ (error);
+    logger.error(`B2 backup: the rollback was not applied: ${message}`);
+    await engine.record.set({ rollback: { ...rollback, applied: false, problem: message } });
+  }
+}
+
+/** Tells the session that asked for a rollback what became of it, once. @param {import("./index.js").Plugin} plugin */
+async function report({ held, api }) {
+  const rollback = held?.engine.record.facts.rollback;
+  if (!held || !rollback) return;
+  await held.engine.record.set({ rollback: undefined });
+  tell(api, texts.rolledBack(rollback), rollback);
+}

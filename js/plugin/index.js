@@ -1,0 +1,70 @@
+// The OpenClaw plugin: what it registers, and when. Registration does nothing but register; whatever runs is started by the
+// service, in the one mode that has one.
+
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+
+import { registerCli } from "./cli.js";
+import { registerCommand } from "./command.js";
+import { heldEngine, Engine } from "./engine.js";
+import { registerHooks } from "./hooks.js";
+import { registerService } from "./service.js";
+import { sourceOf } from "./config.js";
+import { registerTool } from "./tool.js";
+
+const ID = "openclaw-b2-backup";
+
+/**
+ * What of OpenClaw's plugin API is used here; the SDK has the whole of it.
+ * @typedef {any} Api
+ */
+
+/**
+ * What the parts of one registration share.
+ * @typedef {{
+ *   api: Api, rootDir: string, version: string, settings: Record<string, any>,
+ *   held: { engine: Engine, markStopped(): void, release(): void, boot: boolean } | null,
+ *   schedule: ReturnType<typeof import("./schedule.js").startSchedule> | null,
+ *   stateDir(): string, engine(): Engine
+ * }} Plugin
+ */
+
+/** @param {Api} api @returns {Plugin} */
+function pluginOf(api) {
+  // The copy that is evaluated lies in a temporary directory, without the addon's package.
+  const rootDir = api.rootDir ?? fileURLToPath(new URL("../..", import.meta.url));
+  const { version } = createRequire(import.meta.url)("../../package.json");
+  const settings = api.pluginConfig ?? {};
+  return {
+    ...{ api, rootDir, version, settings, held: null, schedule: null },
+    stateDir: () => api.runtime.state.resolveStateDir(process.env),
+    engine() {
+      // A tool may belong to a registration without a service; a one-shot command has none at all.
+      const stateDir = this.stateDir();
+      const engine = this.held?.engine ?? heldEngine(stateDir);
+      if (engine) return engine;
+      const lone = new Engine({ stateDir, rootDir });
+      lone.configure(sourceOf({ settings, stateDir, env: process.env }));
+      return lone;
+    },
+  };
+}
+
+export default {
+  id: ID,
+  name: "B2 Backup",
+  description: "Encrypted, deduplicated snapshots of this OpenClaw in Backblaze B2, and rollback from chat.",
+  /** @param {Api} api */
+  register(api) {
+    const mode = api.registrationMode;
+    if (["setup-only", "setup-runtime"].includes(mode)) return;
+    const plugin = pluginOf(api);
+    if (mode !== "tool-discovery") registerCli(plugin);
+    if (mode === "cli-metadata") return;
+    registerTool(plugin);
+    if (mode !== "full") return;
+    registerCommand(plugin);
+    registerHooks(plugin);
+    registerService(plugin);
+  },
+};

@@ -1,0 +1,61 @@
+// What the plugin remembers between starts, in `<stateDir>/b2-backup/status.json`: the last backup, the last failure, and a
+// rollback that somebody waits to hear of. It decides nothing that a lost file would make wrong.
+
+import { mkdir, open, readFile, rename } from "node:fs/promises";
+import path from "node:path";
+
+/**
+ * @typedef {{ at: number, snapshot: string | null, trigger: string, triggers: string[], files: number, bytes: number }} Success
+ * @typedef {{ at: number, code: string, message: string, count: number }} Problem
+ * @typedef {{
+ *   at: number, sessionKey?: string, agentId?: string, snapshot: string, safetySnapshot: string | null,
+ *   restored: number, deleted: number, applied?: boolean, problem?: string
+ * }} Rollback
+ * @typedef {{ lastSuccess?: Success, lastError?: Problem, toldAt?: number, rollback?: Rollback }} Facts
+ */
+
+export class Record {
+  /** @type {Facts} */
+  facts = {};
+  #file;
+  /** @type {Promise<void>} */
+  #writing = Promise.resolve();
+
+  /** @param {string} stateDir */
+  constructor(stateDir) {
+    this.#file = path.join(stateDir, "b2-backup", "status.json");
+  }
+
+  /** What the file says; one that cannot be read counts as none. */
+  async load() {
+    try {
+      const facts = JSON.parse(await readFile(this.#file, "utf8"));
+      this.facts = facts !== null && typeof facts === "object" && !Array.isArray(facts) ? facts : {};
+    } catch {
+      // Lost or damaged: the next backup writes a new one.
+      this.facts = {};
+    }
+  }
+
+  /** Changes some facts and writes them; `undefined` removes one. @param {Partial<Facts>} changes */
+  async set(changes) {
+    this.facts = { ...this.facts, ...changes };
+    const write = () => this.#write();
+    this.#writing = this.#writing.then(write, write);
+    return this.#writing;
+  }
+
+  /** Beside its place first, so that a crash leaves the old file or the new one. */
+  async #write() {
+    await mkdir(path.dirname(this.#file), { recursive: true, mode: 0o700 });
+    const draft = `${this.#file}.tmp`;
+    const handle = await open(draft, "w", 0o600);
+    try {
+      await handle.writeFile(`${JSON.stringify(this.facts, null, 2)}\n`);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await rename(draft, this.#file);
+  }
+}

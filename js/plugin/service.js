@@ -1,0 +1,80 @@
+// The part of the plugin that lives as long as the gateway: what is done at its start, the schedule, and the end.
+
+import { sourceOf } from "./config.js";
+import { takeEngine } from "./engine.js";
+import { watchOutcomes } from "./notify.js";
+import { startSchedule } from "./schedule.js";
+import * as texts from "./texts.js";
+
+/** @typedef {import("./child.js").Failure} Failure */
+/** @typedef {import("./engine.js").Engine} Engine */
+
+/** @param {import("./index.js").Plugin} plugin */
+export function registerService(plugin) {
+  const { api, rootDir, version, settings } = plugin;
+  api.registerService({
+    id: "openclaw-b2-backup",
+
+    /** @param {any} ctx */
+    async start({ stateDir, logger, serviceHealth }) {
+      const held = await takeEngine({ stateDir, rootDir, version });
+      plugin.held = held;
+      const { engine, boot } = held;
+      engine.configure(sourceOf({ settings, stateDir, env: process.env }));
+      engine.onOutcome = watchOutcomes(plugin, engine, logger, serviceHealth);
+      if (boot) {
+        // A backup that outlasted the stop of a gateway that restarts in this process.
+        engine.cancel();
+        await boots(engine, logger);
+      }
+      if (engine.problem) {
+        logger.warn(`B2 backup is off: ${engine.problem.message}`);
+        serviceHealth?.reportFailure(engine.problem);
+        return;
+      }
+      plugin.schedule = startSchedule({
+        schedule: settings.schedule ?? "daily",
+        history: () => historyOf(engine),
+        run: (trigger) => engine.push(trigger),
+      });
+    },
+
+    stop() {
+      plugin.schedule?.stop();
+      plugin.schedule = null;
+      plugin.held?.release();
+      plugin.held = null;
+    },
+  });
+}
+
+/** @param {Engine} engine @returns {import("./schedule.js").History} */
+function historyOf({ record }) {
+  const { lastSuccess, lastError } = record.facts;
+  return { lastSuccess: lastSuccess?.at, lastFailure: lastError?.at, failures: lastError?.count };
+}
+
+/**
+ * Before anything reads the state: finishes or takes back a rollback that a crash interrupted, then brings the latest
+ * snapshot to a machine that has nothing yet. Neither keeps the gateway from starting.
+ * @param {Engine} engine
+ * @param {any} logger
+ */
+async function boots(engine, logger) {
+  try {
+    const recovered = await engine.change("recover");
+    if (recovered) {
+      logger.warn(texts.recovered(recovered));
+      const { rollback } = engine.record.facts;
+      if (rollback) {
+        const applied = recovered.outcome === "finished";
+        await engine.record.set({ rollback: { ...rollback, applied } });
+      }
+    }
+    const restored = await engine.change("restoreIfEmpty");
+    if (restored) logger.info(texts.restoredEmpty(restored));
+  } catch (error) {
+    const { code, message } = /** @type {Failure} */ (error);
+    if (code !== "CONFIG") logger.error(`B2 backup: the start is incomplete: ${message}`);
+  }
+}

@@ -1,0 +1,161 @@
+// What the plugin says in chat, in logs and in questions: short, with counts and sizes, and never a secret.
+
+import { count, duration, first, number, oneLine, size } from "../text.js";
+
+/** @typedef {import("../../index.js").SnapshotInfo} SnapshotInfo */
+/** @typedef {import("../../index.js").RollbackResult} RollbackResult */
+
+const LISTED = 10;
+const PATHS = 8;
+/** OpenClaw cuts a question's description at 512 characters. */
+const QUESTION = 512;
+
+const TRIGGERS = {
+  schedule: "scheduled",
+  catch_up: "made up for a missed one",
+  before_compaction: "before a compaction",
+  gateway_stop: "at a gateway stop",
+  manual: "asked for",
+  before_rollback: "before a rollback",
+};
+
+/** `2026-02-19 01:30`, in the zone of this machine. @param {number | string} time */
+export function when(time) {
+  const date = new Date(time);
+  const two = (/** @type {number} */ value) => String(value).padStart(2, "0");
+  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+  return `${day} ${two(date.getHours())}:${two(date.getMinutes())}`;
+}
+
+/** `3 min 5 s ago`. @param {number} time */
+const ago = (time) => `${when(time)}, ${duration(Math.max(0, Date.now() - time))} ago`;
+
+/** @param {string} name */
+const reason = (name) => TRIGGERS[/** @type {keyof TRIGGERS} */ (name)] ?? oneLine(name);
+
+/** @param {import("../../index.js").ListResult} report */
+export function list({ snapshots, unreadable }) {
+  if (snapshots.length === 0 && unreadable.length === 0) return "There is no snapshot yet.";
+  const line = (/** @type {SnapshotInfo} */ { id, createdAt, trigger, host, files, bytes, complete, exceptions }) =>
+    [
+      `${id}  ${when(createdAt)}`,
+      `${reason(trigger)}, ${count(files, "file")}, ${size(bytes)}, ${oneLine(host)}`,
+      ...(complete ? [] : [`incomplete: ${number(exceptions)} left out`]),
+    ].join("; ");
+  const lines = [`${count(snapshots.length, "snapshot")}, newest first:`, ...first(snapshots.map(line), LISTED)];
+  if (unreadable.length > 0) lines.push(`${count(unreadable.length, "snapshot")} cannot be read.`);
+  return lines.join("\n");
+}
+
+/** @param {RollbackResult} plan */
+const changes = ({ restored, deleted }) => restored.length + deleted.length;
+
+/** @param {RollbackResult} plan */
+export const isEmpty = (plan) => changes(plan) === 0;
+
+/** @param {RollbackResult} plan */
+function totals({ restored, deleted, unchanged, bytes }) {
+  const counts = [`${count(restored.length, "path")} restored (${size(bytes)})`, `${number(deleted.length)} deleted`];
+  return `${counts.join(", ")}, ${number(unchanged)} unchanged`;
+}
+
+/** @param {RollbackResult} plan */
+export function plan(plan) {
+  if (isEmpty(plan)) return `Everything is already as in ${plan.snapshot}.`;
+  const listed = (/** @type {string} */ verb, /** @type {string[]} */ paths) =>
+    paths.length > 0 ? [`${verb}:`, ...first(paths.map(oneLine), PATHS).map((path) => `  ${path}`)] : [];
+  return [
+    `A rollback to ${plan.snapshot}: ${totals(plan)}.`,
+    ...listed("Restored", plan.restored),
+    ...listed("Deleted", plan.deleted),
+    ...plan.warnings.map(oneLine),
+    "Nothing was changed. A rollback takes a safety snapshot first, and restarts the gateway.",
+  ].join("\n");
+}
+
+/** The question to the owner. @param {RollbackResult} plan @param {string[]} [paths] */
+export function question(plan, paths) {
+  const lines = [
+    `${plan.snapshot}${paths ? `, only ${paths.map(oneLine).join(" ")}` : ""}`,
+    `${totals(plan)}. A safety snapshot is taken first; the gateway restarts.`,
+  ];
+  const named = [...plan.deleted.map((path) => `delete ${path}`), ...plan.restored.map((path) => `restore ${path}`)];
+  for (const [index, name] of named.entries()) {
+    const line = oneLine(name);
+    const rest = `... and ${number(named.length - index)} more`;
+    if ([...lines, line, rest].join("\n").length > QUESTION) {
+      lines.push(rest);
+      break;
+    }
+    lines.push(line);
+  }
+  return lines.join("\n").slice(0, QUESTION);
+}
+
+/** @param {RollbackResult} report */
+export function prepared(report) {
+  return [
+    `The rollback to ${report.snapshot} is prepared and verified: ${totals(report)}.`,
+    "The gateway restarts now, and applies it once no run is in flight. The outcome is told in this conversation.",
+    `To take it back afterwards: /b2 restore ${report.safetySnapshot}`,
+  ].join("\n");
+}
+
+/** @param {import("./record.js").Rollback} rollback */
+export function rolledBack({ applied, problem, snapshot, safetySnapshot, restored, deleted }) {
+  if (!applied) {
+    const why = problem ? `: ${oneLine(problem)}` : "";
+    return `B2 backup: the rollback to ${snapshot} was not made${why}. Nothing was changed.`;
+  }
+  const done = `${count(restored, "path")} restored, ${number(deleted)} deleted`;
+  const undo = safetySnapshot ? ` To take it back: /b2 restore ${safetySnapshot}` : "";
+  return `B2 backup: rolled back to ${snapshot}: ${done}.${undo}`;
+}
+
+/** @param {import("../../index.js").PushResult} report */
+export function pushed({ snapshot, files, bytes, changedFiles, uploadedBytes, durationMs, exceptions, warnings }) {
+  const all = `${count(files, "file")}, ${size(bytes)}`;
+  if (!snapshot) return `Nothing has changed since the last snapshot (${all}).`;
+  const sent = `${number(changedFiles)} changed, ${size(uploadedBytes)} sent in ${duration(durationMs)}`;
+  const missing = exceptions.length > 0 ? [`Left out: ${count(exceptions.length, "path")}.`] : [];
+  return [`Snapshot ${snapshot}: ${all}; ${sent}.`, ...missing, ...warnings.map(oneLine)].join("\n");
+}
+
+/**
+ * @param {import("./record.js").Facts} facts
+ * @param {import("../../index.js").StatusResult} report
+ * @param {ReturnType<typeof import("./schedule.js").startSchedule> | null} schedule
+ */
+export function status({ lastSuccess, lastError }, report, schedule) {
+  const { location, encrypted, snapshots, latest, storedBytes } = report;
+  const health = lastError ? "the last backup failed" : schedule?.isOverdue() ? "a backup is overdue" : "good";
+  return [
+    `Health: ${health}`,
+    `Last backup: ${lastSuccess ? `${ago(lastSuccess.at)}, ${reason(lastSuccess.trigger)}` : "none by this machine yet"}`,
+    ...(lastError ? [`Last error: ${ago(lastError.at)}: ${oneLine(lastError.message)}`] : []),
+    ...(schedule ? [`Next backup: ${when(schedule.next().getTime())}`] : []),
+    `Snapshots: ${number(snapshots)}${latest ? `, newest ${latest.id}` : ""}`,
+    `Stored: ${size(storedBytes)} in ${location}, ${encrypted ? "encrypted" : "not encrypted"}`,
+  ].join("\n");
+}
+
+/** @param {import("./child.js").Failure} error */
+export const off = (error) => `B2 backup is off: ${oneLine(error.message)}`;
+
+/** @param {import("./child.js").Failure} error @param {import("./record.js").Success} [lastSuccess] */
+export function failed(error, lastSuccess) {
+  const last = lastSuccess ? `The last good one is of ${when(lastSuccess.at)}.` : "There is no good one yet.";
+  return `B2 backup: a backup failed: ${oneLine(error.message)}. ${last} It is tried again; /b2 status says more.`;
+}
+
+/** @param {any} report what `recover` did */
+export function recovered({ outcome, snapshot, safetySnapshot }) {
+  const words = { finished: "finished", undone: "taken back", discarded: "dropped before it had begun" };
+  const what = words[/** @type {keyof words} */ (outcome)] ?? oneLine(String(outcome));
+  return `B2 backup: an interrupted rollback to ${snapshot} was ${what}; safety snapshot ${safetySnapshot}`;
+}
+
+/** @param {any} report what `restoreIfEmpty` did */
+export function restoredEmpty({ snapshot, files, bytes }) {
+  return `B2 backup: this machine had nothing yet, and was restored from ${snapshot}: ${count(files, "file")}, ${size(bytes)}`;
+}
