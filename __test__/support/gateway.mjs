@@ -72,11 +72,11 @@ export async function openclaw(stateDir, args, { input, env = {} } = {}) {
  * Starts a gateway and waits until it is ready (about 10 s). Resolves to
  * `{ stateDir, rpc(method, params), turn(message), conversation(), stop(), output() }`.
  */
-export async function startGateway(stateDir) {
+export async function startGateway(stateDir, { env: extra = {} } = {}) {
   const { node, openclaw: entry } = ensureTools("openclaw");
   const [port] = await freePorts(1);
   if (existsSync(path.join(stateDir, "openclaw.json"))) adaptConfig(stateDir, port);
-  const env = gatewayEnv(stateDir);
+  const env = { ...gatewayEnv(stateDir), ...extra };
   const server = start(node, [entry, "gateway", "run", "--port", String(port)], { env, cwd: stateDir });
   const ready = async () => {
     if (server.hasExited) throw Object.assign(new Error("it ended"), { fatal: true });
@@ -91,7 +91,7 @@ export async function startGateway(stateDir) {
     throw new Error(`${error.message}\n${server.output().slice(-5000)}`);
   }
   return {
-    ...{ stateDir, rpc: client.rpc, output: server.output },
+    ...{ stateDir, pid: server.pid, rpc: client.rpc, output: server.output },
     /** One turn of the agent, from the message to the end of the run; resolves to its reply. */
     async turn(message) {
       const params = { sessionKey: SESSION, message, idempotencyKey: randomUUID() };

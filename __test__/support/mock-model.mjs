@@ -20,7 +20,9 @@ export async function startMockModel() {
     const id = `answer_${++answers}`;
     const delay = /\bSLEEP (\d+)/.exec(userText(body.messages))?.[1] ?? 0;
     await new Promise((resolve) => setTimeout(resolve, Number(delay)));
-    const message = { role: "assistant", ...answer(body.messages, id) };
+    // A request without tools is OpenClaw's own, for instance for the summary of a conversation that holds our rules.
+    const reply = body.tools?.length > 0 ? answer(body.messages, id) : { content: "A summary." };
+    const message = { role: "assistant", ...reply };
     const finish_reason = message.tool_calls ? "tool_calls" : "stop";
     const usage = { prompt_tokens: 10, completion_tokens: 10, total_tokens: 20 };
     const base = { id, created: Math.floor(Date.now() / 1000), model: body.model };

@@ -4,7 +4,7 @@ import { copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, readdirSync,
 import path from "node:path";
 
 import { openclaw } from "./gateway.mjs";
-import { temporaryDirectory } from "./processes.mjs";
+import { run, temporaryDirectory } from "./processes.mjs";
 import { pack, startRegistry } from "./registry.mjs";
 import { projectDir } from "./tools.mjs";
 
@@ -30,6 +30,8 @@ export async function packPlugin() {
   const platformDir = path.join(root, platform);
   cpSync(path.join(projectDir, "npm", platform), platformDir, { recursive: true });
   copyFileSync(path.join(projectDir, addon), path.join(platformDir, addon));
+  // A debug build is 120 MB with its symbols; where there is no strip, only time is lost.
+  await run("strip", ["--strip-debug", path.join(platformDir, addon)]).catch(() => {});
   await add(platformDir);
 
   // What publishing does: the platform packages become optional dependencies.

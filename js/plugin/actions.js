@@ -33,7 +33,7 @@ export async function backup(plugin) {
 export async function status(plugin, signal) {
   const engine = plugin.engine();
   if (engine.problem) return texts.off(engine.problem);
-  return texts.status(engine.record.facts, await engine.call("status", {}, signal), plugin.schedule);
+  return texts.status(engine.record.facts, await engine.call("status", {}, signal), engine.schedule);
 }
 
 /**
@@ -43,8 +43,8 @@ export async function status(plugin, signal) {
  * @param {Session} session who is told of the outcome
  */
 export async function restore(plugin, { snapshot, paths }, { sessionKey, agentId }) {
-  const engine = plugin.engine();
-  if (!plugin.held) throw new Error("a rollback from chat needs the gateway; use: openclaw b2-backup rollback");
+  const engine = plugin.held();
+  if (!engine) throw new Error("a rollback from chat needs the gateway; use: openclaw b2-backup rollback");
   const report = await engine.change("prepareRollback", { snapshot, paths });
   if (texts.isEmpty(report)) return texts.plan(report);
   const { safetySnapshot, restored, deleted } = report;

@@ -21,6 +21,10 @@ const WEIGHT = ["before_compaction", "gateway_stop", "manual", "schedule", "catc
 export class Engine {
   /** Approved restores by the id of the tool call, as `{ snapshot, paths }`. @type {Map<string, any>} */
   approved = new Map();
+  /** The schedule while there is one. @type {ReturnType<typeof import("./schedule.js").startSchedule> | null} */
+  schedule = null;
+  /** When the last backup before a compaction began, by `performance.now()`. */
+  compactedAt = -Infinity;
   /** The last problem with the configuration, as shown to people. @type {Failure | undefined} */
   problem;
   /** @type {(error: Failure | null) => void} Told of every backup that failed, and with null of every one that did not. */
@@ -157,8 +161,17 @@ function slots() {
   return (holder[SLOTS] ??= new Map());
 }
 
-/** The engine of a state directory that is held at the moment. @param {string} stateDir */
-export const heldEngine = (stateDir) => slots().get(stateDir)?.engine;
+/** The engine of a state directory that a service holds at the moment. @param {string} stateDir */
+export function heldEngine(stateDir) {
+  const slot = slots().get(stateDir);
+  return slot && slot.holders > 0 ? slot.engine : undefined;
+}
+
+/** The gateway goes through its stop: whoever takes the engine next is at a start. @param {string} stateDir */
+export function markStopped(stateDir) {
+  const slot = slots().get(stateDir);
+  if (slot) slot.stopped = true;
+}
 
 /**
  * Takes the engine of a state directory, making one when there is none of this version. `boot` tells whether the gateway
@@ -186,8 +199,6 @@ export async function takeEngine({ stateDir, rootDir, version }) {
   return {
     engine,
     boot,
-    /** The gateway goes through its stop: whoever takes the engine next is at a start. */
-    markStopped: () => void (slot.stopped = true),
     /** What runs ends by itself: a reload takes the engine again, and a process that ends takes its children along. */
     release() {
       if (held) slot.holders--;

@@ -1,6 +1,7 @@
 // What the gateway's own events lead to: a backup before a compaction, one at the end, an applied rollback, its report, and
 // the question to the owner before a rollback.
 
+import { markStopped } from "./engine.js";
 import { askBeforeRestore } from "./tool.js";
 import { tell } from "./notify.js";
 import * as texts from "./texts.js";
@@ -16,16 +17,15 @@ const PLAN_MS = 120_000;
 /** @param {import("./index.js").Plugin} plugin */
 export function registerHooks(plugin) {
   const { api } = plugin;
-  let compactedAt = -Infinity;
 
   api.on(
     "before_compaction",
     async () => {
-      const engine = plugin.held?.engine;
+      const engine = plugin.held();
       const now = performance.now();
-      if (!engine || engine.problem || now - compactedAt < COMPACTION_EVERY_MS) return;
-      compactedAt = now;
-      await engine.push("before_compaction").catch(() => (compactedAt = -Infinity));
+      if (!engine || engine.problem || now - engine.compactedAt < COMPACTION_EVERY_MS) return;
+      engine.compactedAt = now;
+      await engine.push("before_compaction").catch(() => (engine.compactedAt = -Infinity));
     },
     { timeoutMs: COMPACTION_MS },
   );
@@ -37,11 +37,10 @@ export function registerHooks(plugin) {
   api.on(
     "gateway_stop",
     async (/** @type {{ reason?: string }} */ { reason }) => {
-      const held = plugin.held;
-      if (!held || reason === "plugin replacement") return;
-      held.markStopped();
-      plugin.schedule?.stop();
-      const { engine } = held;
+      const engine = plugin.held();
+      if (!engine || reason === "plugin replacement") return;
+      markStopped(engine.stateDir);
+      engine.schedule?.stop();
       if (engine.problem) return;
       const { rollback } = engine.record.facts;
       if (rollback && rollback.applied === undefined) return applyRollback(engine, rollback, api.logger);
@@ -76,8 +75,9 @@ async function applyRollback(engine, rollback, logger) {
 
 /** Tells the session that asked for a rollback what became of it, once. @param {import("./index.js").Plugin} plugin */
 async function report({ held, api }) {
-  const rollback = held?.engine.record.facts.rollback;
-  if (!held || !rollback) return;
-  await held.engine.record.set({ rollback: undefined });
+  const record = held()?.record;
+  const rollback = record?.facts.rollback;
+  if (!record || !rollback) return;
+  await record.set({ rollback: undefined });
   tell(api, texts.rolledBack(rollback), rollback);
 }

@@ -23,9 +23,7 @@ const ID = "openclaw-b2-backup";
  * What the parts of one registration share.
  * @typedef {{
  *   api: Api, rootDir: string, version: string, settings: Record<string, any>,
- *   held: { engine: Engine, markStopped(): void, release(): void, boot: boolean } | null,
- *   schedule: ReturnType<typeof import("./schedule.js").startSchedule> | null,
- *   stateDir(): string, engine(): Engine
+ *   stateDir(): string, held(): Engine | undefined, engine(): Engine
  * }} Plugin
  */
 
@@ -36,12 +34,14 @@ function pluginOf(api) {
   const { version } = createRequire(import.meta.url)("../../package.json");
   const settings = api.pluginConfig ?? {};
   return {
-    ...{ api, rootDir, version, settings, held: null, schedule: null },
+    ...{ api, rootDir, version, settings },
     stateDir: () => api.runtime.state.resolveStateDir(process.env),
+    /** The gateway's engine. Tools and hooks also belong to registrations that have no service. */
+    held: () => heldEngine(api.runtime.state.resolveStateDir(process.env)),
+    /** The same, or one for a command that runs without a gateway. */
     engine() {
-      // A tool may belong to a registration without a service; a one-shot command has none at all.
       const stateDir = this.stateDir();
-      const engine = this.held?.engine ?? heldEngine(stateDir);
+      const engine = heldEngine(stateDir);
       if (engine) return engine;
       const lone = new Engine({ stateDir, rootDir });
       lone.configure(sourceOf({ settings, stateDir, env: process.env }));
@@ -62,9 +62,10 @@ export default {
     if (mode !== "tool-discovery") registerCli(plugin);
     if (mode === "cli-metadata") return;
     registerTool(plugin);
+    // Agent runs take tools and hooks from a registration in the mode `discovery`.
+    registerHooks(plugin);
     if (mode !== "full") return;
     registerCommand(plugin);
-    registerHooks(plugin);
     registerService(plugin);
   },
 };

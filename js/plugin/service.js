@@ -12,13 +12,14 @@ import * as texts from "./texts.js";
 /** @param {import("./index.js").Plugin} plugin */
 export function registerService(plugin) {
   const { api, rootDir, version, settings } = plugin;
+  /** @type {Awaited<ReturnType<typeof takeEngine>> | null} */
+  let held = null;
   api.registerService({
     id: "openclaw-b2-backup",
 
     /** @param {any} ctx */
     async start({ stateDir, logger, serviceHealth }) {
-      const held = await takeEngine({ stateDir, rootDir, version });
-      plugin.held = held;
+      held = await takeEngine({ stateDir, rootDir, version });
       const { engine, boot } = held;
       engine.configure(sourceOf({ settings, stateDir, env: process.env }));
       engine.onOutcome = watchOutcomes(plugin, engine, logger, serviceHealth);
@@ -32,7 +33,7 @@ export function registerService(plugin) {
         serviceHealth?.reportFailure(engine.problem);
         return;
       }
-      plugin.schedule = startSchedule({
+      engine.schedule = startSchedule({
         schedule: settings.schedule ?? "daily",
         history: () => historyOf(engine),
         run: (trigger) => engine.push(trigger),
@@ -40,10 +41,9 @@ export function registerService(plugin) {
     },
 
     stop() {
-      plugin.schedule?.stop();
-      plugin.schedule = null;
-      plugin.held?.release();
-      plugin.held = null;
+      held?.engine.schedule?.stop();
+      held?.release();
+      held = null;
     },
   });
 }
