@@ -70,9 +70,11 @@ export async function openclaw(stateDir, args, { input, env = {} } = {}) {
 
 /**
  * Starts a gateway and waits until it is ready (about 10 s). Resolves to
- * `{ stateDir, rpc(method, params), turn(message), conversation(), stop(), output() }`.
+ * `{ stateDir, pid, rpc(method, params), turn(message), conversation(), reconnect(), stop(), output() }`.
+ *
+ * With `decide` there is somebody to approve what a plugin asks for: it is called with the request and returns the decision.
  */
-export async function startGateway(stateDir, { env: extra = {} } = {}) {
+export async function startGateway(stateDir, { env: extra = {}, decide } = {}) {
   const { node, openclaw: entry } = ensureTools("openclaw");
   const [port] = await freePorts(1);
   if (existsSync(path.join(stateDir, "openclaw.json"))) adaptConfig(stateDir, port);
@@ -85,13 +87,20 @@ export async function startGateway(stateDir, { env: extra = {} } = {}) {
   let client;
   try {
     await waitFor("the gateway to be ready", ready, 120_000, 200);
-    client = await connect(node, port);
+    client = await connect(node, port, decide);
   } catch (error) {
     await server.stop("SIGKILL");
     throw new Error(`${error.message}\n${server.output().slice(-5000)}`);
   }
   return {
-    ...{ stateDir, pid: server.pid, rpc: client.rpc, output: server.output },
+    ...{ stateDir, pid: server.pid, output: server.output },
+    rpc: (method, params) => client.rpc(method, params),
+    /** After a restart within the process, which ends every connection. */
+    async reconnect() {
+      await client.close();
+      await waitFor("the gateway to be ready again", ready, 120_000, 200);
+      client = await connect(node, port, decide);
+    },
     /** One turn of the agent, from the message to the end of the run; resolves to its reply. */
     async turn(message) {
       const params = { sessionKey: SESSION, message, idempotencyKey: randomUUID() };
@@ -116,9 +125,9 @@ export async function startGateway(stateDir, { env: extra = {} } = {}) {
 }
 
 /** The RPC client process: one connection, any number of calls at once. */
-async function connect(node, port) {
+async function connect(node, port, decide) {
   const script = fileURLToPath(new URL("gateway-rpc.mjs", import.meta.url));
-  const env = { ...process.env, GATEWAY_TOKEN: TOKEN };
+  const env = { ...process.env, GATEWAY_TOKEN: TOKEN, ...(decide && { GATEWAY_CAPS: "approvals,plugin-approvals" }) };
   const client = start(node, [script, `ws://127.0.0.1:${port}`], { env, stdin: "pipe" });
   const waiting = new Map();
   const reply = (id) => new Promise((resolve, reject) => waiting.set(id, { resolve, reject }));
@@ -127,7 +136,14 @@ async function connect(node, port) {
     waiting.clear();
   };
   readline.createInterface({ input: client.child.stdout }).on("line", (line) => {
-    const { id, payload, error } = JSON.parse(line);
+    const { id, payload, error, event } = JSON.parse(line);
+    if (event === "plugin.approval.requested" && decide) {
+      const resolve = (decision) => rpc("plugin.approval.resolve", { id: payload.id, decision });
+      Promise.resolve(decide(payload.request))
+        .then(resolve)
+        .catch(() => {});
+    }
+    if (event) return;
     const call = waiting.get(id);
     waiting.delete(id);
     if (error) call?.reject(Object.assign(new Error(error.message), { error }));
@@ -135,14 +151,12 @@ async function connect(node, port) {
     if (id === "connect" && error) fail(error.message);
   });
   client.exited.then(() => fail(`the RPC client ended: ${client.output().slice(-500)}`));
-  await reply("connect");
   let calls = 0;
-  return {
-    rpc(method, params = {}) {
-      const id = String(++calls);
-      client.child.stdin.write(`${JSON.stringify({ id, method, params })}\n`);
-      return reply(id);
-    },
-    close: () => client.stop("SIGTERM", 5000),
+  const rpc = (method, params = {}) => {
+    const id = String(++calls);
+    client.child.stdin.write(`${JSON.stringify({ id, method, params })}\n`);
+    return reply(id);
   };
+  await reply("connect");
+  return { rpc, close: () => client.stop("SIGTERM", 5000) };
 }

@@ -30,7 +30,8 @@ export function registerHooks(plugin) {
     { timeoutMs: COMPACTION_MS },
   );
 
-  api.on("before_tool_call", (/** @type {any} */ event) => askBeforeRestore(plugin, event), {
+  const ask = (/** @type {any} */ event, /** @type {any} */ ctx) => askBeforeRestore(plugin, event, ctx ?? {});
+  api.on("before_tool_call", ask, {
     ...{ matcher: ["b2_rollback"], timeoutMs: PLAN_MS },
   });
 

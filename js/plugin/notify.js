@@ -20,15 +20,27 @@ export function mainSession(config) {
   return `agent:${String(agent?.id ?? "main").toLowerCase()}:${mainKey}`;
 }
 
+/** @typedef {{ sessionKey?: string, agentId?: string }} Session */
+
 /**
- * Says something in a session, at once where the gateway may wake the agent, otherwise with the next turn.
+ * Says something in a session, with its next turn.
  * @param {any} api
  * @param {string} text
- * @param {{ sessionKey?: string, agentId?: string }} [session]
+ * @param {Session} [session]
+ */
+export function note(api, text, { sessionKey = mainSession(api.config), agentId } = {}) {
+  api.runtime.system.enqueueSystemEvent(text, { sessionKey, ...(agentId && { agentId }) });
+}
+
+/**
+ * Says something in a session, and wakes its agent.
+ * @param {any} api
+ * @param {string} text
+ * @param {Session} [session]
  */
 export function tell(api, text, { sessionKey = mainSession(api.config), agentId } = {}) {
+  note(api, text, { sessionKey, agentId });
   const { system } = api.runtime;
-  system.enqueueSystemEvent(text, { sessionKey, ...(agentId && { agentId }) });
   system.requestHeartbeat({
     source: "other",
     intent: "event",

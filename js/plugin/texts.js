@@ -92,6 +92,12 @@ export function question(plan, paths) {
   return lines.join("\n").slice(0, QUESTION);
 }
 
+/** When the question reached nobody. @param {RollbackResult} plan */
+export function unanswered({ snapshot }) {
+  const commands = `/b2 restore ${snapshot} in chat, or openclaw b2-backup rollback --snapshot ${snapshot} with the gateway stopped`;
+  return `B2 backup: nobody could approve the rollback, and nothing was changed. The owner can do it with ${commands}`;
+}
+
 /** @param {RollbackResult} report */
 export function prepared(report) {
   return [

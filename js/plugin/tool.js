@@ -1,6 +1,7 @@
 // The agent's tool `b2_rollback`, and the question to the owner that stands before its restore.
 
 import * as actions from "./actions.js";
+import { note } from "./notify.js";
 import * as texts from "./texts.js";
 
 /** The owner has this long to answer. */
@@ -115,8 +116,9 @@ async function perform(plugin, id, request, session, signal) {
  * by the snapshot's id: "10 minutes ago" is another time when they answer.
  * @param {import("./index.js").Plugin} plugin
  * @param {{ params: any, toolCallId?: string }} event
+ * @param {{ sessionKey?: string, agentId?: string }} session
  */
-export async function askBeforeRestore(plugin, { params, toolCallId }) {
+export async function askBeforeRestore(plugin, { params, toolCallId }, session) {
   const request = requestOf(params);
   if (request.action !== "restore" || plugin.settings.confirmRollback === false) return undefined;
   const { approved } = plugin.engine();
@@ -141,6 +143,8 @@ export async function askBeforeRestore(plugin, { params, toolCallId }) {
       timeoutReason: `Nobody answered. The owner can type: /b2 restore ${plan.snapshot}`,
       onResolution(/** @type {string} */ decision) {
         if (decision === "allow-once") approved.set(toolCallId, pinned);
+        // OpenClaw's own words for a question that reached nobody do not say what to do.
+        else if (decision !== "deny") note(plugin.api, texts.unanswered(plan), session);
       },
     },
   };
