@@ -64,15 +64,3 @@ export const recover = async (...args) => load().recover(...args);
 export const restoreIfEmpty = async (...args) => load().restoreIfEmpty(...args);
 /** @type {Native["resolveTarget"]} */
 export const resolveTarget = async (...args) => load().resolveTarget(...args);
-
-// What follows is in index.d.ts as soon as the addon has it.
-/** @param {string} name @returns {(...args: any[]) => Promise<any>} */
-const later =
-  (name) =>
-  async (...args) =>
-    /** @type {any} */ (load())[name](...args);
-export const prepareRollback = later("prepareRollback");
-export const applyRollback = later("applyRollback");
-export const discardRollback = later("discardRollback");
-export const recover = later("recover");
-export const restoreIfEmpty = later("restoreIfEmpty");

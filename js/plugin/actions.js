@@ -47,11 +47,30 @@ export async function restore(plugin, { snapshot, paths }, { sessionKey, agentId
   if (!engine) throw new Error("a rollback from chat needs the gateway; use: openclaw b2-backup rollback");
   const report = await engine.change("prepareRollback", { snapshot, paths });
   if (texts.isEmpty(report)) return texts.plan(report);
-  const { safetySnapshot, restored, deleted } = report;
-  const counts = { restored: restored.length, deleted: deleted.length };
   await engine.record.set({
-    rollback: { at: Date.now(), sessionKey, agentId, snapshot: report.snapshot, safetySnapshot, ...counts },
+    rollback: {
+      at: Date.now(),
+      sessionKey,
+      agentId,
+      snapshot: report.snapshot,
+      safetySnapshot: null,
+      ...counts(report),
+    },
   });
-  setTimeout(() => process.kill(process.pid, "SIGUSR2"), RESTART_DELAY_MS).unref();
+  setTimeout(() => restartGateway(plugin.api.logger), RESTART_DELAY_MS).unref();
   return texts.prepared(report);
+}
+
+/** @param {import("../../index.js").RollbackResult} report */
+export const counts = ({ restored, deleted }) => ({ restored: restored.length, deleted: deleted.length });
+
+/** Within the process, which is what OpenClaw takes this signal for. @param {any} logger */
+function restartGateway(logger) {
+  try {
+    process.kill(process.pid, "SIGUSR2");
+  } catch (error) {
+    // Windows has no such signal.
+    const { message } = /** @type {Error} */ (error);
+    logger.warn(`B2 backup: restart the gateway to apply the rollback; it could not be told to: ${message}`);
+  }
 }

@@ -1,6 +1,7 @@
 // What the gateway's own events lead to: a backup before a compaction, one at the end, an applied rollback, its report, and
 // the question to the owner before a rollback.
 
+import { counts } from "./actions.js";
 import { markStopped } from "./engine.js";
 import { askBeforeRestore } from "./tool.js";
 import { tell } from "./notify.js";
@@ -61,12 +62,11 @@ export function registerHooks(plugin) {
 async function applyRollback(engine, rollback, logger) {
   try {
     const report = await engine.change("applyRollback");
-    if (report) {
-      logger.info(`B2 backup: rolled back to ${report.snapshot}`);
-      await engine.record.set({ rollback: { ...rollback, applied: true } });
-    } else {
-      await engine.record.set({ rollback: { ...rollback, applied: false, problem: "nothing was prepared" } });
-    }
+    const done = report
+      ? { applied: true, safetySnapshot: report.safetySnapshot, ...counts(report) }
+      : { applied: false, problem: "nothing was prepared" };
+    await engine.record.set({ rollback: { ...rollback, ...done } });
+    logger.info(texts.rolledBack({ ...rollback, ...done }));
   } catch (error) {
     const { message } = /** @type {Error} */ (error);
     logger.error(`B2 backup: the rollback was not applied: ${message}`);

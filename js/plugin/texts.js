@@ -102,13 +102,16 @@ export function unanswered({ snapshot }) {
 export function prepared(report) {
   return [
     `The rollback to ${report.snapshot} is prepared and verified: ${totals(report)}.`,
-    "The gateway restarts now, and applies it once no run is in flight. The outcome is told in this conversation.",
-    `To take it back afterwards: /b2 restore ${report.safetySnapshot}`,
+    "The gateway restarts now and applies it once no run is in flight.",
+    "What became of it, and how to take it back, is then told in this conversation.",
   ].join("\n");
 }
 
 /** @param {import("./record.js").Rollback} rollback */
 export function rolledBack({ applied, problem, snapshot, safetySnapshot, restored, deleted }) {
+  if (applied === undefined) {
+    return `B2 backup: the gateway ended while it rolled back to ${snapshot}. To see what is left to do: /b2 plan ${snapshot}`;
+  }
   if (!applied) {
     const why = problem ? `: ${oneLine(problem)}` : "";
     return `B2 backup: the rollback to ${snapshot} was not made${why}. Nothing was changed.`;
