@@ -1,5 +1,5 @@
 // What npm users get: the packed tarball, installed in an empty directory beside the package of their platform, works there.
-// Nothing is fetched: the package has no dependencies but those of the platforms, which publishing adds.
+// Nothing is fetched but from a registry on loopback, which has the one dependency; publishing adds those of the platforms.
 
 import assert from "node:assert/strict";
 import { copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
@@ -8,17 +8,18 @@ import { test } from "node:test";
 
 import { writeConfig } from "./support/cli.mjs";
 import { run, temporaryDirectory } from "./support/processes.mjs";
+import { pack, startRegistry } from "./support/registry.mjs";
 import { projectDir } from "./support/tools.mjs";
-import { readTree } from "./support/tree.mjs";
+import { filesOf, readTree } from "./support/tree.mjs";
 
 const root = temporaryDirectory("package");
 const inProject = (...names) => path.join(projectDir, ...names);
 const readJson = (...names) => JSON.parse(readFileSync(inProject(...names), "utf8"));
 const { name: packageName, version, napi } = readJson("package.json");
 
-/** Runs npm without the network and without its notes to people; resolves to what it prints. */
-async function npm(args, cwd) {
-  const quiet = ["--offline", "--no-audit", "--no-fund", "--no-update-notifier", "--ignore-scripts"];
+/** Runs npm with a registry and without its notes to people; resolves to what it prints. */
+async function npm(args, cwd, registry = "http://127.0.0.1:9/") {
+  const quiet = ["--no-audit", "--no-fund", "--no-update-notifier", "--ignore-scripts", `--registry=${registry}`];
   const result = await run("npm", [...args, ...quiet], { cwd });
   assert.equal(result.code, 0, result.stdout + result.stderr);
   return result.stdout;
@@ -28,6 +29,25 @@ test("every place has the same version", () => {
   const [, cargo] = /^version = "(.+)"$/m.exec(readFileSync(inProject("Cargo.toml"), "utf8"));
   assert.equal(cargo, version);
   assert.equal(readJson("package-lock.json").version, version);
+});
+
+test("OpenClaw is told of every platform's package, and of every field that the addon takes", () => {
+  const { openclaw, files } = readJson("package.json");
+  const { id, configSchema, uiHints, configGroups, skills, version: none } = readJson("openclaw.plugin.json");
+  assert.equal(id, packageName);
+  assert.equal(none, undefined, "the version is in package.json");
+  const platforms = readdirSync(inProject("npm")).map((platform) => `${packageName}-${platform}`);
+  assert.deepEqual(openclaw.install.requiredPlatformPackages.sort(), platforms.sort());
+  for (const file of [...openclaw.extensions, ...skills]) {
+    assert.ok(files.includes(file.replace(/^\.\//, "")), file);
+    assert.ok(existsSync(inProject(file)), file);
+  }
+  const [, names] = /const FIELDS: [^=]*= \[([^\]]*)\]/.exec(readFileSync(inProject("src/config/parse.rs"), "utf8"));
+  const fields = [...names.matchAll(/"(\w+)"/g)].map(([, name]) => name).filter((name) => name !== "stateDir");
+  assert.deepEqual(Object.keys(configSchema.properties).sort(), fields.sort());
+  assert.deepEqual(configGroups.flatMap((group) => group.properties).sort(), fields);
+  for (const field of fields) assert.ok(uiHints[field]?.label, field);
+  for (const field of ["applicationKey", "passphrase"]) assert.equal(uiHints[field].sensitive, true);
 });
 
 test("every platform has a package that is installed there only", () => {
@@ -59,7 +79,9 @@ test("the packed package works where it is installed", async (t) => {
   };
 
   await t.test("it holds what is needed, and nothing else", () => {
-    const needed = readdirSync(inProject("js")).map((name) => `js/${name}`);
+    const needed = ["js", "skills"].flatMap((name) =>
+      filesOf(readTree(inProject(name))).map((file) => `${name}/${file}`),
+    );
     needed.push(
       "LICENSE",
       "README.md",
@@ -67,6 +89,7 @@ test("the packed package works where it is installed", async (t) => {
       "index.d.ts",
       "index.js",
       "native.cjs",
+      "openclaw.plugin.json",
       "package.json",
     );
     assert.deepEqual(packed.files.map((file) => file.path).sort(), needed.sort());
@@ -75,7 +98,10 @@ test("the packed package works where it is installed", async (t) => {
   await t.test("it says its version, also without an addon, and what is missing", async () => {
     mkdirSync(home);
     writeFileSync(path.join(home, "package.json"), '{ "private": true }');
-    await npm(["install", "--omit=optional", path.join(root, packed.filename)], home);
+    const croner = { manifest: readJson("node_modules/croner/package.json") };
+    const registry = await startRegistry([{ ...croner, tarball: await pack(inProject("node_modules/croner"), root) }]);
+    t.after(registry.stop);
+    await npm(["install", "--omit=optional", path.join(root, packed.filename)], home, registry.url);
     assert.equal((await type("--version")).stdout, `${version}\n`);
     const { code, report } = await typeVerb("list");
     assert.deepEqual([code, report.code], [1, "IO"]);

@@ -123,5 +123,7 @@ function processIo() {
       if (stream !== stderr) stderr.write(`openclaw-b2-backup: cannot write the result: ${error.message}\n`);
     });
   }
-  return { program: "openclaw-b2-backup", native, stdin, stdout, stderr };
+  // `openclaw b2-backup` runs this as a child (js/plugin/cli.js).
+  const program = process.env.OPENCLAW_B2_PROGRAM ?? "openclaw-b2-backup";
+  return { program, native, stdin, stdout, stderr };
 }

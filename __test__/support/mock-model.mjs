@@ -4,9 +4,13 @@
 
 import http from "node:http";
 
-/** Resolves to `{ baseUrl, apiKeys, stop }`; `apiKeys` is the set of keys that clients have presented. */
+/**
+ * Resolves to `{ baseUrl, apiKeys, requests, stop }`; `apiKeys` is the set of keys that clients have presented, `requests` are
+ * the bodies of what they asked.
+ */
 export async function startMockModel() {
   const apiKeys = new Set();
+  const requests = [];
   let answers = 0;
   const server = http.createServer(async (request, response) => {
     apiKeys.add((request.headers.authorization ?? "").replace(/^Bearer /, ""));
@@ -17,6 +21,7 @@ export async function startMockModel() {
       return response.end(JSON.stringify({ object: "list", data: [{ id: "mock-1", object: "model" }] }));
     }
     const body = JSON.parse(Buffer.concat(parts));
+    requests.push(body);
     const id = `answer_${++answers}`;
     const delay = /\bSLEEP (\d+)/.exec(userText(body.messages))?.[1] ?? 0;
     await new Promise((resolve) => setTimeout(resolve, Number(delay)));
@@ -45,6 +50,7 @@ export async function startMockModel() {
   return {
     baseUrl: `http://127.0.0.1:${server.address().port}/v1`,
     apiKeys,
+    requests,
     async stop() {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));

@@ -57,20 +57,18 @@ export async function restore(plugin, { snapshot, paths }, { sessionKey, agentId
       ...counts(report),
     },
   });
-  setTimeout(() => restartGateway(plugin.api.logger), RESTART_DELAY_MS).unref();
-  return texts.prepared(report);
+  const restarts = canRestart(plugin.api.config);
+  if (restarts) setTimeout(() => process.kill(process.pid, "SIGUSR2"), RESTART_DELAY_MS).unref();
+  return texts.prepared(report, restarts);
 }
 
 /** @param {import("../../index.js").RollbackResult} report */
 export const counts = ({ restored, deleted }) => ({ restored: restored.length, deleted: deleted.length });
 
-/** Within the process, which is what OpenClaw takes this signal for. @param {any} logger */
-function restartGateway(logger) {
-  try {
-    process.kill(process.pid, "SIGUSR2");
-  } catch (error) {
-    // Windows has no such signal.
-    const { message } = /** @type {Error} */ (error);
-    logger.warn(`B2 backup: restart the gateway to apply the rollback; it could not be told to: ${message}`);
-  }
+/**
+ * Whether a gateway takes SIGUSR2 for a restart within the process, as it does by default. Elsewhere it would end it.
+ * @param {any} config OpenClaw's
+ */
+function canRestart(config) {
+  return process.platform !== "win32" && process.listenerCount("SIGUSR2") > 0 && config?.commands?.restart !== false;
 }

@@ -98,11 +98,13 @@ export function unanswered({ snapshot }) {
   return `B2 backup: nobody could approve the rollback, and nothing was changed. The owner can do it with ${commands}`;
 }
 
-/** @param {RollbackResult} report */
-export function prepared(report) {
+/** @param {RollbackResult} report @param {boolean} restarts whether the gateway restarts by itself */
+export function prepared(report, restarts) {
   return [
     `The rollback to ${report.snapshot} is prepared and verified: ${totals(report)}.`,
-    "The gateway restarts now and applies it once no run is in flight.",
+    restarts
+      ? "The gateway restarts now and applies it once no run is in flight."
+      : "It is applied when the gateway stops: restart the gateway now.",
     "What became of it, and how to take it back, is then told in this conversation.",
   ].join("\n");
 }

@@ -1,0 +1,395 @@
+// The parts of the plugin that need no gateway: when a backup is due, how requests queue, what people read, and the worker.
+
+import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { setImmediate } from "node:timers/promises";
+import { after, describe, mock, test } from "node:test";
+import { pathToFileURL } from "node:url";
+
+import { failure, runWorker } from "../js/plugin/child.js";
+import { sourceOf } from "../js/plugin/config.js";
+import { Engine, heldEngine, markStopped, takeEngine } from "../js/plugin/engine.js";
+import { mainSession, watchOutcomes } from "../js/plugin/notify.js";
+import { dueAt, parseSchedule, startSchedule } from "../js/plugin/schedule.js";
+import * as texts from "../js/plugin/texts.js";
+import { projectDir } from "./support/tools.mjs";
+
+const root = mkdtempSync(path.join(tmpdir(), "b2-shim-"));
+after(() => rmSync(root, { recursive: true, force: true }));
+let directories = 0;
+const newState = () => path.join(root, `state-${++directories}`);
+
+const HOUR = 3_600_000;
+const at = (...parts) => new Date(...parts).getTime();
+
+describe("the schedule", () => {
+  test("daily is local midnight, weekly the one before Sunday", () => {
+    assert.equal(parseSchedule("daily")(at(2026, 1, 19, 15, 30)), at(2026, 1, 20));
+    assert.equal(parseSchedule("weekly")(at(2026, 1, 19, 15, 30)), at(2026, 1, 22));
+  });
+
+  test("a duration counts from the last backup, a cron expression is one", () => {
+    const now = at(2026, 1, 19, 15, 30);
+    assert.equal(parseSchedule("6h")(now), now + 6 * HOUR);
+    assert.equal(parseSchedule("90m")(now), now + 1.5 * HOUR);
+    assert.equal(parseSchedule("15 3 * * *")(now), at(2026, 1, 20, 3, 15));
+    assert.equal(parseSchedule("@hourly")(now), at(2026, 1, 19, 16));
+  });
+
+  test("anything else is an error that names the field", () => {
+    for (const text of ["sometimes", "0h", "61 * * * *", "0 0 31 2 *", ""]) {
+      assert.throws(() => parseSchedule(text), { code: "CONFIG", message: /^schedule: ".*" is not a schedule; use / });
+    }
+  });
+
+  test("a failure is tried again after a while that doubles, never before the schedule", () => {
+    const next = parseSchedule("daily");
+    const lastSuccess = at(2026, 1, 18, 0, 0, 5);
+    const failed = (failures) => ({ lastSuccess, lastFailure: at(2026, 1, 19, 0, 1), failures });
+    const now = at(2026, 1, 19, 0, 2);
+    assert.equal(dueAt(next, failed(1), now), at(2026, 1, 19, 0, 11));
+    assert.equal(dueAt(next, failed(2), now), at(2026, 1, 19, 0, 21));
+    assert.equal(dueAt(next, failed(20), now), at(2026, 1, 19, 6, 1));
+    assert.equal(dueAt(next, { ...failed(1), lastSuccess: now }, now), at(2026, 1, 20));
+  });
+
+  test("a clock that was ahead does not stop backups", () => {
+    const now = at(2026, 1, 19, 12);
+    assert.equal(dueAt(parseSchedule("daily"), { lastSuccess: at(2027, 0, 1) }, now), at(2026, 1, 20));
+  });
+
+  /** Runs a schedule on a clock of its own; resolves to the triggers with their times. */
+  async function simulate({ schedule, start, until, history = {}, fails = () => false }) {
+    mock.timers.enable({ apis: ["setTimeout", "Date"], now: start });
+    const runs = [];
+    try {
+      const running = startSchedule({
+        schedule,
+        history: () => history,
+        run: async (trigger) => {
+          runs.push([trigger, Date.now()]);
+          if (fails(runs.length)) {
+            history = { ...history, lastFailure: Date.now(), failures: (history.failures ?? 0) + 1 };
+            throw new Error("no network");
+          }
+          history = { lastSuccess: Date.now() };
+        },
+      });
+      while (Date.now() < until) {
+        mock.timers.tick(10_000);
+        await setImmediate();
+      }
+      running.stop();
+    } finally {
+      mock.timers.reset();
+    }
+    return runs;
+  }
+
+  test("runs at its times, and the first time soon after the first start", async () => {
+    const start = at(2026, 1, 19, 15);
+    const runs = await simulate({ schedule: "daily", start, until: at(2026, 1, 21, 1) });
+    assert.deepEqual(
+      runs.map(([trigger]) => trigger),
+      ["schedule", "schedule", "schedule"],
+    );
+    assert.ok(runs[0][1] - start < 60_000);
+    for (const [index, day] of [20, 21].entries()) assert.ok(runs[index + 1][1] - at(2026, 1, day) < 20_000);
+  });
+
+  test("a run that was missed is made up for after the start", async () => {
+    const start = at(2026, 1, 19, 15);
+    const history = { lastSuccess: at(2026, 1, 17) };
+    const runs = await simulate({ schedule: "daily", start, until: start + HOUR, history });
+    assert.deepEqual(
+      runs.map(([trigger]) => trigger),
+      ["catch_up"],
+    );
+  });
+
+  test("a run that failed is made up for", async () => {
+    const start = at(2026, 1, 19, 23, 50);
+    const history = { lastSuccess: at(2026, 1, 19) };
+    const fails = (run) => run <= 2;
+    const runs = await simulate({ schedule: "daily", start, until: at(2026, 1, 20, 6), history, fails });
+    assert.deepEqual(
+      runs.map(([trigger]) => trigger),
+      ["schedule", "catch_up", "catch_up"],
+    );
+  });
+});
+
+/** An engine whose worker is a function; `calls` are what it was asked, `release()` lets the oldest finish. */
+async function newEngine() {
+  const calls = [];
+  const waiting = [];
+  const run = ({ verb, options }) => {
+    calls.push([verb, options?.trigger].filter(Boolean).join(" "));
+    return new Promise((resolve, reject) => waiting.push({ resolve, reject }));
+  };
+  const engine = new Engine({ stateDir: newState(), rootDir: projectDir, run });
+  engine.configure({ target: {} });
+  const settle = async (settler) => {
+    while (waiting.length === 0) await setImmediate();
+    settler(waiting.shift());
+    await setImmediate();
+  };
+  const report = { snapshot: "id", files: 1, bytes: 2 };
+  return {
+    engine,
+    calls,
+    release: () => settle(({ resolve }) => resolve(report)),
+    fail: (error) => settle(({ reject }) => reject(error)),
+  };
+}
+
+describe("the queue", () => {
+  test("requests during a backup lead to exactly one more, with the trigger that matters most", async () => {
+    const { engine, calls, release } = await newEngine();
+    const first = engine.push("schedule");
+    await setImmediate();
+    const others = ["manual", "before_compaction", "catch_up"].map((trigger) => engine.push(trigger));
+    assert.deepEqual(calls, ["push schedule"]);
+    await release();
+    await first;
+    await release();
+    await Promise.all(others);
+    assert.deepEqual(calls, ["push schedule", "push before_compaction"]);
+    assert.deepEqual(engine.record.facts.lastSuccess.triggers, ["manual", "before_compaction", "catch_up"]);
+  });
+
+  test("a backup and a rollback are never at once, looking is beside both", async () => {
+    const { engine, calls, release } = await newEngine();
+    const work = [engine.push("manual"), engine.change("prepareRollback", {}), engine.call("list")];
+    await setImmediate();
+    assert.deepEqual([...calls].sort(), ["list", "push manual"]);
+    await release();
+    await release();
+    await release();
+    await Promise.all(work);
+    assert.deepEqual(calls.at(-1), "prepareRollback");
+  });
+
+  test("a failure is recorded and told, a cancelled backup is not one", async () => {
+    const { engine, release, fail } = await newEngine();
+    const outcomes = [];
+    engine.onOutcome = (error) => outcomes.push(error?.code ?? null);
+    for (const code of ["NETWORK", "NETWORK", "CANCELLED"]) {
+      const refused = assert.rejects(engine.push("schedule"), { code });
+      await fail(failure(code, "no"));
+      await refused;
+    }
+    assert.deepEqual(outcomes, ["NETWORK", "NETWORK"]);
+    assert.equal(engine.record.facts.lastError.count, 2);
+    const push = engine.push("schedule");
+    await release();
+    await push;
+    assert.deepEqual([outcomes.at(-1), engine.record.facts.lastError], [null, undefined]);
+  });
+
+  test("a wrong configuration is said until a call succeeds", async () => {
+    const { engine, release, fail } = await newEngine();
+    const refused = assert.rejects(engine.call("list"), { code: "CONFIG" });
+    await fail(failure("CONFIG", "bucket: is empty"));
+    await refused;
+    assert.equal(engine.problem.message, "bucket: is empty");
+    const again = engine.call("list");
+    await release();
+    await again;
+    assert.equal(engine.problem, undefined);
+  });
+
+  test("there is one engine per state directory, also for another copy of the module", async () => {
+    const stateDir = newState();
+    const options = { stateDir, rootDir: projectDir, version: "1" };
+    const first = await takeEngine(options);
+    const copy = await import("../js/plugin/engine.js?copy");
+    const second = await copy.takeEngine(options);
+    assert.equal(second.engine, first.engine);
+    assert.deepEqual([first.boot, second.boot], [true, false]);
+    first.release();
+    first.release();
+    assert.equal(heldEngine(stateDir), first.engine);
+    second.release();
+    assert.equal(heldEngine(stateDir), undefined);
+    assert.equal((await takeEngine(options)).boot, false, "a reload is no start");
+    markStopped(stateDir);
+    assert.equal((await takeEngine(options)).boot, true, "a start after a stop in the same process is one");
+    assert.notEqual((await takeEngine({ ...options, version: "2" })).engine, first.engine);
+  });
+});
+
+describe("the record", () => {
+  test("is private, survives a restart, and a damaged one counts as none", async () => {
+    const { engine, release } = await newEngine();
+    const push = engine.push("manual");
+    await release();
+    await push;
+    const file = path.join(engine.stateDir, "b2-backup", "status.json");
+    if (process.platform !== "win32") assert.equal(statSync(file).mode & 0o777, 0o600);
+    assert.equal(JSON.parse(readFileSync(file)).lastSuccess.snapshot, "id");
+    for (const damage of ["", "[]", "null", "{"]) {
+      writeFileSync(file, damage);
+      await engine.record.load();
+      assert.deepEqual(engine.record.facts, {});
+    }
+  });
+});
+
+describe("the configuration", () => {
+  const stateDir = "/state";
+  const of = (settings, env = {}) => sourceOf({ settings, stateDir, env });
+
+  test("is the plugin's, and the environment stands in for what it leaves out", () => {
+    const env = { B2_APPLICATION_KEY: " key ", B2_BUCKET_NAME: "other", B2_REGION: "" };
+    const source = of({ keyId: "id", bucket: "mine" }, env);
+    assert.deepEqual(source, { target: { keyId: "id", bucket: "mine", applicationKey: "key", stateDir } });
+  });
+
+  test("with references that the host left is read from its files", () => {
+    const references = ["$KEY", "${KEY}", { source: "env", provider: "default", id: "KEY" }];
+    for (const applicationKey of references) {
+      assert.deepEqual(of({ keyId: "id", applicationKey }, { KEY: "x" }), { resolve: { stateDir, env: { KEY: "x" } } });
+    }
+  });
+
+  test("that says nothing is told what to say", () => {
+    assert.match(of({}).problem.message, /^not configured: set keyId, applicationKey and bucket/);
+    assert.match(of({ keyId: "id", schedule: "never" }).problem.message, /^schedule: "never" is not/);
+  });
+});
+
+describe("the worker", () => {
+  /** A module in the addon's place. */
+  const standIn = path.join(root, "native.mjs");
+  writeFileSync(
+    standIn,
+    `export const list = async (target, options, onProgress) => (onProgress({ phase: "scan", filesDone: 1 }), { target, options: Object.keys(options), env: Object.keys(process.env), argv: process.argv.slice(2) });
+     export const push = (target, { signal }) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(Object.assign(new Error("cancelled"), { code: "CANCELLED" }))));
+     export const status = async () => { throw Object.assign(new Error("no"), { code: "NETWORK", retryable: true, context: { key: "k" } }) };
+     export const verify = async () => process.kill(process.pid, "SIGKILL");
+     export const recover = async () => null;`,
+  );
+  const env = { PATH: process.env.PATH, SECRET: "x", OPENCLAW_B2_TEST_NATIVE: pathToFileURL(standIn).href };
+  const call = (verb, rest = {}) => runWorker({ rootDir: projectDir, verb, target: { keyId: "id" }, env, ...rest });
+
+  test("gets the request on its input, and little of the environment", async () => {
+    const progress = [];
+    const result = await call("list", { options: { paths: [] }, onProgress: (event) => progress.push(event.phase) });
+    assert.deepEqual([result.target, result.options], [{ keyId: "id" }, ["paths", "signal"]]);
+    assert.deepEqual([result.argv, result.env.includes("SECRET")], [[], false]);
+    assert.deepEqual(progress, ["scan"]);
+    assert.equal(await call("recover"), null);
+  });
+
+  test("hands on what an error says", async () => {
+    await assert.rejects(call("status"), { message: "no", code: "NETWORK", retryable: true, context: { key: "k" } });
+    await assert.rejects(call("nothing"), { code: "IO" });
+  });
+
+  test("ends at a safe point when it is cancelled, and tells when it was killed", async () => {
+    const abort = new AbortController();
+    const push = call("push", { signal: abort.signal });
+    setTimeout(() => abort.abort(), 300);
+    await assert.rejects(push, { code: "CANCELLED" });
+    await assert.rejects(call("push", { signal: AbortSignal.abort() }), { code: "CANCELLED" });
+    await assert.rejects(call("verify"), { code: "IO", retryable: true, message: /was ended by SIGKILL/ });
+  });
+});
+
+describe("the owner", () => {
+  test("is told of failures once a day at most, and not if they do not want it", () => {
+    const told = [];
+    const system = {
+      enqueueSystemEvent: (text, { sessionKey }) => told.push([text, sessionKey]),
+      requestHeartbeat() {},
+    };
+    const api = { config: {}, runtime: { system } };
+    const record = { facts: {}, set: async (facts) => Object.assign(record.facts, facts) };
+    const logger = { error() {}, warn() {} };
+    const health = { failed: 0, reportFailure: () => health.failed++, clearFailure: () => (health.failed = 0) };
+    const outcome = watchOutcomes({ api, settings: {} }, { record }, logger, health);
+    outcome(failure("NETWORK", "no network"));
+    outcome(failure("NETWORK", "no network"));
+    assert.equal(told.length, 1);
+    assert.deepEqual(told[0], [texts.failed(failure("NETWORK", "no network")), "agent:main:main"]);
+    assert.equal(health.failed, 2);
+    outcome(null);
+    assert.equal(health.failed, 0);
+    record.facts.toldAt -= 25 * HOUR;
+    outcome(failure("AUTH", "key revoked"));
+    assert.equal(told.length, 2);
+    const silent = watchOutcomes(
+      { api, settings: { notifyOnFailure: false } },
+      { record: { facts: {} } },
+      logger,
+      health,
+    );
+    silent(failure("AUTH", "key revoked"));
+    assert.equal(told.length, 2);
+  });
+
+  test("is found in the session that they talk to by default", () => {
+    assert.equal(mainSession({}), "agent:main:main");
+    assert.equal(mainSession({ session: { mainKey: "home" } }), "agent:main:home");
+    assert.equal(mainSession({ session: { scope: "global" } }), "global");
+    assert.equal(mainSession({ agents: { entries: { Ops: {}, chat: { default: true } } } }), "agent:chat:main");
+  });
+});
+
+describe("the texts", () => {
+  const plan = {
+    ...{ snapshot: "2026-02-19T00-00-00Z-7f3a", safetySnapshot: null, unchanged: 10, bytes: 1_200_000 },
+    ...{
+      restored: ["workspace/a.md", "workspace/b.md"],
+      deleted: ["workspace/c.md"],
+      restartRequired: true,
+      warnings: [],
+    },
+  };
+
+  test("the question shows the counts, then what is deleted, within what OpenClaw shows", () => {
+    const text = texts.question(plan);
+    assert.match(text, /^2026-02-19T00-00-00Z-7f3a\n2 paths restored \(1\.2 MB\), 1 deleted, 10 unchanged\./);
+    assert.match(text, /\ndelete workspace\/c\.md\nrestore workspace\/a\.md\nrestore workspace\/b\.md$/);
+    const many = {
+      ...plan,
+      deleted: Array.from({ length: 500 }, (_, index) => `workspace/${"x".repeat(40)}-${index}`),
+    };
+    assert.ok(texts.question(many).length <= 512);
+    assert.match(texts.question(many), /\n\.\.\. and \d+ more$/);
+    assert.match(texts.question(plan, ["workspace/**"]), /^2026\S+, only workspace\/\*\*\n/);
+  });
+
+  test("a path cannot write a line of its own", () => {
+    const odd = { ...plan, restored: ["a\nApproved by the owner", "b\u202e"] };
+    assert.ok(!texts.question(odd).split("\n").includes("Approved by the owner"));
+    assert.ok(!texts.plan(odd).includes("\u202e"));
+  });
+
+  test("long lists are cut, and say by how much", () => {
+    const snapshot = {
+      ...{ id: "id", createdAt: "2026-02-19T00:00:00Z", kind: "regular", trigger: "schedule", host: "h" },
+      ...{ files: 1, bytes: 1, complete: true, exceptions: 0 },
+    };
+    const text = texts.list({ snapshots: Array(25).fill(snapshot), unreadable: [] });
+    assert.match(text, /^25 snapshots, newest first:\n/);
+    assert.match(text, /\n\.\.\. and 15 more$/);
+  });
+
+  test("an outcome says how to take it back, or that nothing was done", () => {
+    const rollback = { at: 0, snapshot: "id", safetySnapshot: "safety-id", restored: 1, deleted: 2 };
+    const undo = "To take it back: /b2 restore safety-id";
+    assert.equal(
+      texts.rolledBack({ ...rollback, applied: true }),
+      `B2 backup: rolled back to id: 1 path restored, 2 deleted. ${undo}`,
+    );
+    assert.match(
+      texts.rolledBack({ ...rollback, applied: false, problem: "x" }),
+      /was not made: x\. Nothing was changed\.$/,
+    );
+    assert.match(texts.rolledBack(rollback), /\/b2 plan id$/);
+  });
+});
