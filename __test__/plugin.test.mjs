@@ -219,6 +219,8 @@ test("the plugin backs up and rolls back in a gateway", { timeout: 20 * 60_000 }
     configurePlugin(other, settings);
     await launch(other);
     assert.equal(logged(/was restored from/).length, 1, gateway.output());
+    assert.match(gateway.output(), /was restored from[^]*\[gateway\] ready/);
+    await restarted(1);
     assert.ok((await gateway.conversation()).join().includes("SAY damson"));
     assert.deepEqual(readTree(path.join(other, "workspace")), readTree(inState("workspace")));
     assert.equal(await gateway.turn("SAY elderberry"), "elderberry");

@@ -10,7 +10,7 @@ import { pathToFileURL } from "node:url";
 
 import { failure, runWorker } from "../js/plugin/child.js";
 import { sourceOf } from "../js/plugin/config.js";
-import { Engine, heldEngine, markStopped, takeEngine } from "../js/plugin/engine.js";
+import { Engine, heldEngine, takeEngine } from "../js/plugin/engine.js";
 import { mainSession, watchOutcomes } from "../js/plugin/notify.js";
 import { dueAt, parseSchedule, startSchedule } from "../js/plugin/schedule.js";
 import * as texts from "../js/plugin/texts.js";
@@ -44,7 +44,7 @@ describe("the schedule", () => {
     }
   });
 
-  test("a failure is tried again after a while that doubles, never before the schedule", () => {
+  test("a failure is tried again after a while that doubles, also that of a stop long before the next run", () => {
     const next = parseSchedule("daily");
     const lastSuccess = at(2026, 1, 18, 0, 0, 5);
     const failed = (failures) => ({ lastSuccess, lastFailure: at(2026, 1, 19, 0, 1), failures });
@@ -52,7 +52,8 @@ describe("the schedule", () => {
     assert.equal(dueAt(next, failed(1), now), at(2026, 1, 19, 0, 11));
     assert.equal(dueAt(next, failed(2), now), at(2026, 1, 19, 0, 21));
     assert.equal(dueAt(next, failed(20), now), at(2026, 1, 19, 6, 1));
-    assert.equal(dueAt(next, { ...failed(1), lastSuccess: now }, now), at(2026, 1, 20));
+    const { lastFailure } = failed(1);
+    assert.equal(dueAt(next, { lastSuccess: lastFailure - 1, lastFailure, failures: 1 }, now), at(2026, 1, 19, 0, 11));
   });
 
   test("a clock that was ahead does not stop backups", () => {
@@ -215,7 +216,7 @@ describe("the queue", () => {
     second.release();
     assert.equal(heldEngine(stateDir), undefined);
     assert.equal((await takeEngine(options)).boot, false, "a reload is no start");
-    markStopped(stateDir);
+    first.engine.stopping = true;
     assert.equal((await takeEngine(options)).boot, true, "a start after a stop in the same process is one");
     assert.notEqual((await takeEngine({ ...options, version: "2" })).engine, first.engine);
   });

@@ -1,9 +1,7 @@
 // The five things that the tool and the chat command can do. Each resolves to the text of its answer.
 
+import { restartSoon } from "./restart.js";
 import * as texts from "./texts.js";
-
-/** After the answer has left; the gateway drains its runs by itself. */
-const RESTART_DELAY_MS = 1500;
 
 /** @typedef {import("./index.js").Plugin} Plugin */
 /** @typedef {{ snapshot: string, paths?: string[] }} What */
@@ -57,18 +55,8 @@ export async function restore(plugin, { snapshot, paths }, { sessionKey, agentId
       ...counts(report),
     },
   });
-  const restarts = canRestart(plugin.api.config);
-  if (restarts) setTimeout(() => process.kill(process.pid, "SIGUSR2"), RESTART_DELAY_MS).unref();
-  return texts.prepared(report, restarts);
+  return texts.prepared(report, restartSoon(plugin.api.config));
 }
 
 /** @param {import("../../index.js").RollbackResult} report */
 export const counts = ({ restored, deleted }) => ({ restored: restored.length, deleted: deleted.length });
-
-/**
- * Whether a gateway takes SIGUSR2 for a restart within the process, as it does by default. Elsewhere it would end it.
- * @param {any} config OpenClaw's
- */
-function canRestart(config) {
-  return process.platform !== "win32" && process.listenerCount("SIGUSR2") > 0 && config?.commands?.restart !== false;
-}

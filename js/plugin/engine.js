@@ -23,6 +23,10 @@ export class Engine {
   approved = new Map();
   /** The schedule while there is one. @type {ReturnType<typeof import("./schedule.js").startSchedule> | null} */
   schedule = null;
+  /** Whether the gateway goes through its stop; whoever takes the engine next is at a start. */
+  stopping = false;
+  /** Whether the gateway has read something that was restored afterwards. */
+  restartWanted = false;
   /** When the last backup before a compaction began, by `performance.now()`. */
   compactedAt = -Infinity;
   /** The last problem with the configuration, as shown to people. @type {Failure | undefined} */
@@ -30,6 +34,7 @@ export class Engine {
   /** @type {(error: Failure | null) => void} Told of every backup that failed, and with null of every one that did not. */
   onOutcome = () => {};
 
+  place = "";
   #run;
   /** @type {Source} */
   #source = { problem: failure("CONFIG", "the plugin has not started yet") };
@@ -47,9 +52,14 @@ export class Engine {
     this.#run = run;
   }
 
-  /** Takes a configuration; what runs goes on with the one before. @param {Source} source */
-  configure(source) {
+  /**
+   * Takes a configuration; what runs goes on with the one before.
+   * @param {Source} source
+   * @param {string} [place] tells one repository from another
+   */
+  configure(source, place = "") {
     this.#source = source;
+    this.place = place;
     this.problem = "problem" in source ? source.problem : undefined;
   }
 
@@ -76,10 +86,11 @@ export class Engine {
   /** @param {Trigger[]} triggers */
   async #push(triggers) {
     const [trigger] = WEIGHT.filter((name) => triggers.includes(name));
+    const { place } = this;
     try {
       const report = await this.call("push", { trigger });
       const { snapshot, files, bytes } = report;
-      const lastSuccess = { at: Date.now(), snapshot, trigger, triggers, files, bytes };
+      const lastSuccess = { at: Date.now(), place, snapshot, trigger, triggers, files, bytes };
       await this.record.set({ lastSuccess, lastError: undefined });
       this.onOutcome(null);
       return report;
@@ -149,8 +160,8 @@ export class Engine {
 }
 
 /**
- * One state directory's engine, who holds it, and whether the gateway has gone through its stop since it was last taken.
- * @typedef {{ engine: Engine, version: string, holders: number, stopped: boolean }} Slot
+ * One state directory's engine, and how many services hold it.
+ * @typedef {{ engine: Engine, version: string, holders: number }} Slot
  */
 
 const SLOTS = Symbol.for("openclaw-b2-backup.engines");
@@ -167,12 +178,6 @@ export function heldEngine(stateDir) {
   return slot && slot.holders > 0 ? slot.engine : undefined;
 }
 
-/** The gateway goes through its stop: whoever takes the engine next is at a start. @param {string} stateDir */
-export function markStopped(stateDir) {
-  const slot = slots().get(stateDir);
-  if (slot) slot.stopped = true;
-}
-
 /**
  * Takes the engine of a state directory, making one when there is none of this version. `boot` tells whether the gateway
  * is starting, as opposed to reloading this plugin.
@@ -180,19 +185,19 @@ export function markStopped(stateDir) {
  */
 export async function takeEngine({ stateDir, rootDir, version }) {
   let slot = slots().get(stateDir);
-  const boot = !slot || slot.stopped;
+  const boot = !slot || slot.engine.stopping;
   if (slot && slot.version !== version) {
     slot.engine.cancel();
     await slot.engine.idle();
     slot = undefined;
   }
   if (!slot) {
-    slot = { engine: new Engine({ stateDir, rootDir }), version, holders: 0, stopped: false };
+    slot = { engine: new Engine({ stateDir, rootDir }), version, holders: 0 };
     slots().set(stateDir, slot);
     await slot.engine.record.load();
   }
   slot.engine.rootDir = rootDir;
-  slot.stopped = false;
+  slot.engine.stopping = false;
   slot.holders++;
   const { engine } = slot;
   let held = true;

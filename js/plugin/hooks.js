@@ -2,9 +2,9 @@
 // the question to the owner before a rollback.
 
 import { counts } from "./actions.js";
-import { markStopped } from "./engine.js";
 import { askBeforeRestore } from "./tool.js";
 import { tell } from "./notify.js";
+import { restartSoon } from "./restart.js";
 import * as texts from "./texts.js";
 
 /** A compaction waits for its backup this long; the backup goes on all the same. */
@@ -41,7 +41,7 @@ export function registerHooks(plugin) {
     async (/** @type {{ reason?: string }} */ { reason }) => {
       const engine = plugin.held();
       if (!engine || reason === "plugin replacement") return;
-      markStopped(engine.stateDir);
+      engine.stopping = true;
       engine.schedule?.stop();
       if (engine.problem) return;
       const { rollback } = engine.record.facts;
@@ -51,7 +51,15 @@ export function registerHooks(plugin) {
     { timeoutMs: STOP_MS },
   );
 
-  api.on("gateway_start", () => report(plugin));
+  api.on("gateway_start", async () => {
+    const engine = plugin.held();
+    if (!engine) return;
+    await report(engine, api);
+    if (!engine.restartWanted) return;
+    engine.restartWanted = false;
+    if (!restartSoon(api.config))
+      api.logger.warn("B2 backup: restart the gateway, so that it takes up what was restored");
+  });
 }
 
 /**
@@ -74,11 +82,14 @@ async function applyRollback(engine, rollback, logger) {
   }
 }
 
-/** Tells the session that asked for a rollback what became of it, once. @param {import("./index.js").Plugin} plugin */
-async function report({ held, api }) {
-  const record = held()?.record;
-  const rollback = record?.facts.rollback;
-  if (!record || !rollback) return;
+/**
+ * Tells the session that asked for a rollback what became of it, once.
+ * @param {import("./engine.js").Engine} engine
+ * @param {any} api
+ */
+async function report({ record }, api) {
+  const { rollback } = record.facts;
+  if (!rollback) return;
   await record.set({ rollback: undefined });
   tell(api, texts.rolledBack(rollback), rollback);
 }

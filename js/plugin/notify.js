@@ -67,6 +67,8 @@ export function watchOutcomes({ api, settings }, engine, logger, health) {
     health?.reportFailure(error);
     const { toldAt = 0, lastSuccess } = engine.record.facts;
     const now = Date.now();
+    // Nobody hears what is said while the gateway stops; the next start tries again.
+    if (engine.stopping) return;
     if (settings.notifyOnFailure === false || now - Math.min(toldAt, now) < QUIET_MS) return;
     try {
       tell(api, texts.failed(error, lastSuccess));

@@ -5,7 +5,7 @@ import { mkdir, open, readFile, rename } from "node:fs/promises";
 import path from "node:path";
 
 /**
- * @typedef {{ at: number, snapshot: string | null, trigger: string, triggers: string[], files: number, bytes: number }} Success
+ * @typedef {{ at: number, place: string, snapshot: string | null, trigger: string, triggers: string[], files: number, bytes: number }} Success
  * @typedef {{ at: number, code: string, message: string, count: number }} Problem
  * @typedef {{
  *   at: number, sessionKey?: string, agentId?: string, snapshot: string, safetySnapshot: string | null,

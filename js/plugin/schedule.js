@@ -51,11 +51,11 @@ export function parseSchedule(text) {
  * @param {number} now
  */
 export function dueAt(next, { lastSuccess, lastFailure, failures = 0 }, now) {
-  // A clock that was ahead when the last backup was made must not stop backups until then.
-  const due = lastSuccess === undefined ? now : next(Math.min(lastSuccess, now));
-  if (failures === 0 || lastFailure === undefined) return due;
-  const wait = Math.min(RETRY_MS.first * 2 ** (failures - 1), RETRY_MS.longest);
-  return Math.max(due, Math.min(lastFailure, now) + wait);
+  // A clock that was ahead when something was recorded must not stop backups until then.
+  if (failures > 0 && lastFailure !== undefined) {
+    return Math.min(lastFailure, now) + Math.min(RETRY_MS.first * 2 ** (failures - 1), RETRY_MS.longest);
+  }
+  return lastSuccess === undefined ? now : next(Math.min(lastSuccess, now));
 }
 
 /**

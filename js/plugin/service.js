@@ -21,7 +21,8 @@ export function registerService(plugin) {
     async start({ stateDir, logger, serviceHealth }) {
       held = await takeEngine({ stateDir, rootDir, version });
       const { engine, boot } = held;
-      engine.configure(sourceOf({ settings, stateDir, env: process.env }));
+      const { endpoint, bucket, prefix } = settings;
+      engine.configure(sourceOf({ settings, stateDir, env: process.env }), [endpoint, bucket, prefix].join(" "));
       engine.onOutcome = watchOutcomes(plugin, engine, logger, serviceHealth);
       if (boot) {
         // A backup that outlasted the stop of a gateway that restarts in this process.
@@ -48,9 +49,10 @@ export function registerService(plugin) {
   });
 }
 
-/** @param {Engine} engine @returns {import("./schedule.js").History} */
-function historyOf({ record }) {
-  const { lastSuccess, lastError } = record.facts;
+/** What counts for the schedule: another bucket has no backup yet. @param {Engine} engine @returns {import("./schedule.js").History} */
+function historyOf({ record, place }) {
+  const { lastSuccess: last, lastError } = record.facts;
+  const lastSuccess = last?.place === place ? last : undefined;
   return { lastSuccess: lastSuccess?.at, lastFailure: lastError?.at, failures: lastError?.count };
 }
 
@@ -68,11 +70,13 @@ async function boots(engine, logger) {
       const { rollback } = engine.record.facts;
       if (rollback) {
         const applied = recovered.outcome === "finished";
-        await engine.record.set({ rollback: { ...rollback, applied } });
+        const { safetySnapshot } = recovered;
+        await engine.record.set({ rollback: { ...rollback, applied, safetySnapshot } });
       }
     }
     const restored = await engine.change("restoreIfEmpty");
     if (restored) logger.info(texts.restoredEmpty(restored));
+    engine.restartWanted = restored?.restartRequired === true;
   } catch (error) {
     const { code, message } = /** @type {Failure} */ (error);
     if (code !== "CONFIG") logger.error(`B2 backup: the start is incomplete: ${message}`);

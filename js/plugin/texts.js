@@ -163,10 +163,13 @@ export function failed(error, lastSuccess) {
 export function recovered({ outcome, snapshot, safetySnapshot }) {
   const words = { finished: "finished", undone: "taken back", discarded: "dropped before it had begun" };
   const what = words[/** @type {keyof words} */ (outcome)] ?? oneLine(String(outcome));
-  return `B2 backup: an interrupted rollback to ${snapshot} was ${what}; safety snapshot ${safetySnapshot}`;
+  const undo = safetySnapshot ? `; safety snapshot ${safetySnapshot}` : "";
+  return `B2 backup: a rollback to ${snapshot} that the last run of the gateway left behind was ${what}${undo}`;
 }
 
-/** @param {any} report what `restoreIfEmpty` did */
-export function restoredEmpty({ snapshot, files, bytes }) {
-  return `B2 backup: this machine had nothing yet, and was restored from ${snapshot}: ${count(files, "file")}, ${size(bytes)}`;
+/** @param {RollbackResult} report what `restoreIfEmpty` did */
+export function restoredEmpty({ snapshot, restored, bytes, warnings, restartRequired }) {
+  const what = `${count(restored.length, "path")}, ${size(bytes)}${restartRequired ? "; the gateway restarts once" : ""}`;
+  const text = `B2 backup: this machine had nothing yet, and was restored from ${snapshot}: ${what}`;
+  return [text, ...warnings.map(oneLine)].join("; ");
 }
