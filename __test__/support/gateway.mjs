@@ -116,10 +116,11 @@ export async function startGateway(stateDir, { env: extra = {}, decide } = {}) {
         typeof content === "string" ? content : content.map((part) => part.text ?? "").join("");
       return messages.map((message) => `${message.role}: ${text(message)}`);
     },
-    /** A clean stop, as by a supervisor. */
-    async stop() {
+    /** A clean stop, as by a supervisor, or a kill of the gateway and what it started. */
+    async stop(signal = "SIGTERM") {
+      if (signal === "SIGTERM") await client.close();
+      await server.stop(signal, 60_000);
       await client.close();
-      await server.stop("SIGTERM", 60_000);
     },
   };
 }
