@@ -3,7 +3,7 @@
 import { createRequire } from "node:module";
 import os from "node:os";
 
-import * as native from "../index.js";
+import * as native from "./native.js";
 import { UsageError, help, parse, wantsJson } from "./arguments.js";
 import { showProgress } from "./terminal.js";
 import { oneLine } from "./text.js";

@@ -15,7 +15,7 @@ import os from "node:os";
 const PROGRESS_EVERY_MS = 250;
 
 /** The addon; tests put another module in its place. */
-const native = await import(process.env.OPENCLAW_B2_TEST_NATIVE ?? "../index.js");
+const native = await import(process.env.OPENCLAW_B2_TEST_NATIVE ?? "./native.js");
 
 const abort = new AbortController();
 // Whoever started this decides when it ends, by closing its input. A terminal's Ctrl+C and a supervisor's SIGTERM reach
