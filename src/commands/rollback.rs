@@ -159,18 +159,26 @@ pub async fn restore_if_empty(target: &Target, operation: &Operation) -> Result<
     Staged { id, plan, swap, saved, safety: None, databases: Databases::Overwrite }.apply(target).await.map(Some)
 }
 
-/// What `OpenClaw` makes on its first start is no content: its configuration and the shared database.
+/// Whether no agent has anything yet: no database or transcript, no file in a workspace. The configuration, the shared
+/// database and credentials are there before anybody has said a word.
 fn has_no_agent_content(state_dir: &Path) -> bool {
+    let is_transcript = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name == "sessions.json" || name.contains(".jsonl") || database::has_magic(path)
+    };
     let files_below = |folder: PathBuf| {
-        let walk = walkdir::WalkDir::new(folder).follow_links(false).into_iter();
-        walk.flatten().any(|entry| !entry.file_type().is_dir())
+        let walk = walkdir::WalkDir::new(folder).follow_links(false).into_iter().flatten();
+        walk.filter(|entry| !entry.file_type().is_dir()).map(walkdir::DirEntry::into_path)
     };
     let Ok(entries) = fs::read_dir(state_dir) else { return false };
     entries.into_iter().all(|entry| {
-        let Ok(name) = entry.map(|entry| entry.file_name().to_string_lossy().into_owned()) else { return false };
-        let holds_content =
-            name == "agents" || name == "memory" || name == "workspace" || name.starts_with("workspace-");
-        !(holds_content && files_below(state_dir.join(&name)))
+        let Ok(entry) = entry else { return false };
+        let name = entry.file_name().to_string_lossy().into_owned();
+        match name.as_str() {
+            "agents" | "memory" => !files_below(entry.path()).any(|path| is_transcript(&path)),
+            _ if name == "workspace" || name.starts_with("workspace-") => files_below(entry.path()).next().is_none(),
+            _ => true,
+        }
     })
 }
 
