@@ -245,6 +245,8 @@ test("the plugin backs up and rolls back in a gateway", { timeout: 20 * 60_000 }
     await launch(stateDir);
     configurePlugin(stateDir, { ...settings, prefix: "elsewhere" });
     await waitFor("the reload", async () => /elsewhere/.test(await type("/b2 status")), 60_000, 1000);
+    configurePlugin(stateDir, { ...settings, keepSnapshots: 0 });
+    await waitFor("the line", () => logged(/B2 backup is off: keepSnapshots: 0 would remove/).length === 1, 60_000);
     assert.equal(logged(/\[gateway\] ready/).length, 1);
     await gateway.stop();
   });

@@ -33,11 +33,16 @@ export function registerService(plugin) {
         engine.cancel();
         await boots(engine, logger);
       }
-      if (engine.problem) {
-        logger.warn(`B2 backup is off: ${engine.problem.message}`);
-        serviceHealth?.reportFailure(engine.problem);
-        return;
-      }
+      const isOff = () => {
+        if (engine.problem) {
+          logger.warn(`B2 backup is off: ${engine.problem.message}`);
+          serviceHealth?.reportFailure(engine.problem);
+        }
+        return engine.problem !== undefined;
+      };
+      if (isOff()) return;
+      // A reload has only seconds, so nobody waits for what a start has checked above.
+      if (!boot) engine.call("list").catch(isOff);
       engine.schedule = startSchedule({
         schedule: settings.schedule ?? "daily",
         history: () => historyOf(engine),
