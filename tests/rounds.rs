@@ -522,7 +522,8 @@ fn a_machine_without_agent_content_restores_itself_and_one_with_content_does_not
     drop(sql(
         &bench,
         SHARED,
-        "PRAGMA journal_mode=WAL; CREATE TABLE notes(body TEXT); INSERT INTO notes VALUES ('old')",
+        "PRAGMA journal_mode=WAL; CREATE TABLE notes(body TEXT); INSERT INTO notes VALUES ('old');
+         CREATE TABLE cron_jobs(store_key TEXT, id TEXT); INSERT INTO cron_jobs VALUES ('/elsewhere/.openclaw/cron/jobs.json', 'a')",
     ));
     bench.push();
     assert!(bench.run(rollback::restore_if_empty(&bench.target, &Operation::default())).unwrap().is_none());
@@ -539,6 +540,8 @@ fn a_machine_without_agent_content_restores_itself_and_one_with_content_does_not
     let report = fresh.run(rollback::restore_if_empty(&fresh.target, &Operation::default())).unwrap().unwrap();
     assert_eq!(report.safety_snapshot, None);
     assert_eq!(gateway.ask("SELECT body FROM notes"), "[('old',)]");
+    let jobs = fresh.state("cron/jobs.json");
+    assert_eq!(gateway.ask("SELECT store_key FROM cron_jobs"), format!("[('{}',)]", jobs.display()));
     let config: serde_json::Value = serde_json::from_slice(&fs::read(fresh.state("openclaw.json")).unwrap()).unwrap();
     let expected =
         serde_json::json!({ "a": 1, "gateway": { "auth": { "token": "new" } }, "plugins": { "entries": { "x": {} } } });

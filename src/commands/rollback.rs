@@ -690,6 +690,7 @@ impl Plan {
                 openclaw_config::keep_own_settings(&live, &staged)?;
             } else if entry.kind == Kind::Database && database::is_openclaws(&staged) {
                 database::check_integrity(&staged)?;
+                database::move_to(&staged, state_dir)?;
                 let run = match databases {
                     Databases::Move => Run::Over,
                     Databases::Overwrite => Run::GoesOn,

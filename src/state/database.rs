@@ -301,6 +301,25 @@ pub fn keep_rows_of_this_machine(live: &Path, staged: &Path, run: Run) -> Result
     }
 }
 
+/// Has a staged database of `OpenClaw` speak of this state directory: scheduled jobs are filed under an absolute path, and
+/// those of another directory are not seen.
+///
+/// # Errors
+/// `IO`.
+pub fn move_to(staged: &Path, state_dir: &Path) -> Result<()> {
+    let file = |folder: &str| format!("{folder}/cron/jobs.json");
+    let own = file(&state_dir.to_string_lossy());
+    let rewrite = || -> rusqlite::Result<()> {
+        let connection = open_copy(staged)?;
+        if columns(&connection, "main", "cron_jobs")?.iter().any(|column| column == "store_key") {
+            let sql = "UPDATE OR IGNORE cron_jobs SET store_key = ?1 WHERE store_key LIKE ?2 AND store_key <> ?1";
+            connection.execute(sql, [&own, &file("%")])?;
+        }
+        connection.close().map_err(|(_, error)| error)
+    };
+    rewrite().map_err(failed("adapt", staged))
+}
+
 fn is_damage(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
     matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))

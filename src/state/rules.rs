@@ -41,9 +41,10 @@ const EPHEMERAL: &[&str] = &[
     "**/*.update-captures",
 ];
 
-/// What exists only while something runs. The journals of databases do too, but only by their names they cannot be told
+/// What exists only while something runs; the databases among it are locks. The journals of databases do too, but only by their names they cannot be told
 /// from others.
-const TRANSIENT: &[&str] = &["**/*.lock", "**/*.tmp", "**/*.sock", "**/*.pid"];
+const TRANSIENT: &[&str] =
+    &["**/*.lock", "**/*.tmp", "**/*.sock", "**/*.pid", "**/*-lock.sqlite", "**/*.generation-writer.sqlite"];
 
 /// Files that end in `.lock` but are written by people's tools and belong to a project.
 const LOCK_FILES_OF_PROJECTS: &[&str] = &[
