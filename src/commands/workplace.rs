@@ -28,6 +28,7 @@ impl Workplace {
         let open = move || {
             let folder = PrivateFolder::open(&state_dir)?;
             let lock = folder.lock(verb)?;
+            folder.remove_temporary_folder()?;
             let recovered = swap::recover(&state_dir, &folder)?;
             let cache = Arc::new(Cache::open(&folder.path("cache.sqlite"), &identity)?);
             Ok(Self { machine: folder.machine_id()?, cache, folder, recovered, _lock: lock })

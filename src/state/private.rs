@@ -13,6 +13,9 @@ use crate::repository::id::{MachineId, hex, random};
 /// The folder's name below the state directory.
 pub const FOLDER: &str = "b2-backup";
 
+/// The folder in it for plain copies.
+const TEMPORARY: &str = "tmp";
+
 /// How long a command waits for another one on the same state directory before it gives up.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -52,16 +55,23 @@ impl PrivateFolder {
         self.root.join(name)
     }
 
-    /// Where plain copies of databases lie while they are read. Emptied at the start of every command that writes: a
-    /// crash may have left some.
+    /// Where plain copies of databases lie while they are read, empty.
     ///
     /// # Errors
     /// `IO` when it cannot be emptied.
     pub fn fresh_temporary_folder(&self) -> Result<PathBuf> {
-        let folder = self.path("tmp");
-        remove_tree(&folder)?;
+        self.remove_temporary_folder()?;
+        let folder = self.path(TEMPORARY);
         create_private_dir(&folder)?;
         Ok(folder)
+    }
+
+    /// Removes the plain copies that a crash may have left, at the start of every command that takes the lock.
+    ///
+    /// # Errors
+    /// `IO`.
+    pub fn remove_temporary_folder(&self) -> Result<()> {
+        remove_tree(&self.path(TEMPORARY))
     }
 
     /// This machine's random id. Never restored from elsewhere: retention counts per machine.
