@@ -70,7 +70,7 @@ export async function openclaw(stateDir, args, { input, env = {} } = {}) {
 
 /**
  * Starts a gateway and waits until it is ready (about 10 s). Resolves to
- * `{ stateDir, pid, rpc(method, params), turn(message), conversation(), reconnect(), stop(), output() }`.
+ * `{ stateDir, pid, page(route), rpc(method, params), turn(message), conversation(), reconnect(), stop(), output() }`.
  *
  * With `decide` there is somebody to approve what a plugin asks for: it is called with the request and returns the decision.
  */
@@ -94,6 +94,8 @@ export async function startGateway(stateDir, { env: extra = {}, decide } = {}) {
   }
   return {
     ...{ stateDir, pid: server.pid, output: server.output },
+    /** The address of a page of the Control UI, with what it needs to connect. */
+    page: (route) => `http://127.0.0.1:${port}${route}#token=${TOKEN}`,
     rpc: (method, params) => client.rpc(method, params),
     /** After a restart within the process, which ends every connection. */
     async reconnect() {

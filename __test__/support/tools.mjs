@@ -1,5 +1,6 @@
 // Installs what the end-to-end tests and the benchmark run against: a real OpenClaw with the Node it needs, and a Python
-// environment with SeaweedFS (an S3 server) and the libraries of the independent reader of the stored format.
+// environment with SeaweedFS (an S3 server) and the libraries of the independent reader of the stored format. On x64 Linux also
+// a headless browser for the Control UI.
 //
 // Everything goes to target/tools/ through the ordinary npm and pip clients, once; a stamp file makes later calls instant.
 // OPENCLAW_B2_TOOLS names a directory of the same layout to use instead; nothing is installed there.
@@ -21,6 +22,8 @@ const PYTHON_PACKAGES = [
   "cryptography==50.0.2",
   "zstandard==0.25.0",
 ];
+/** A Chromium for x64 Linux within an npm package, with the libraries that a bare machine lacks, and what drives it. */
+const BROWSER_PACKAGES = ["@sparticuz/chromium@153.0.0", "puppeteer-core@25.16.0"];
 
 const borrowed = process.env.OPENCLAW_B2_TOOLS;
 export const toolsDir = path.resolve(borrowed ?? path.join(projectDir, "target/tools"));
@@ -32,18 +35,32 @@ const paths = {
   openclaw: path.join(toolsDir, "openclaw/node_modules/openclaw/openclaw.mjs"),
   python: path.join(toolsDir, "py/bin/python3"),
   weed: path.join(toolsDir, "py/bin/weed"),
+  chromium: path.join(toolsDir, "browser/chromium/chromium"),
+  chromiumLibraries: path.join(toolsDir, "browser/chromium/al2023/lib"),
+  puppeteer: path.join(toolsDir, "browser/node_modules/puppeteer-core/lib/puppeteer/puppeteer-core.js"),
 };
 
 /** A failure whose message is all that the user needs to see. */
 export class ToolError extends Error {}
 
+/** Why there can be no browser here, or undefined. */
+export const noBrowser =
+  process.platform === "linux" && process.arch === "x64" && process.report.getReport().header.glibcVersionRuntime
+    ? undefined
+    : "the packaged Chromium is for x64 Linux with glibc";
+
 /**
- * Installs what is missing and returns the paths above. `only` limits it to "openclaw" (Node 24 and OpenClaw, about 770 MB)
- * or "python" (SeaweedFS and the libraries, about 200 MB).
+ * Installs what is missing and returns the paths above. `only` limits it to "openclaw" (Node 24 and OpenClaw, about 770 MB),
+ * "python" (SeaweedFS and the libraries, about 200 MB) or "browser" (Chromium, about 320 MB); without it the browser is left
+ * out where there is none.
  */
 export function ensureTools(only) {
-  if (only !== "python") ensure("openclaw", `${NODE} ${OPENCLAW}`, [paths.node, paths.openclaw], installOpenclaw);
-  if (only !== "openclaw") ensure("py", PYTHON_PACKAGES.join(" "), [paths.python, paths.weed], installPython);
+  const wants = (kind) => only === undefined || only === kind;
+  if (wants("openclaw")) ensure("openclaw", `${NODE} ${OPENCLAW}`, [paths.node, paths.openclaw], installOpenclaw);
+  if (wants("python")) ensure("py", PYTHON_PACKAGES.join(" "), [paths.python, paths.weed], installPython);
+  if (only === "browser" || (only === undefined && !noBrowser)) {
+    ensure("browser", BROWSER_PACKAGES.join(" "), [paths.chromium, paths.puppeteer], installBrowser);
+  }
   return paths;
 }
 
@@ -99,6 +116,20 @@ function installPython(directory) {
   command("python3", ["-m", "venv", directory], "install python3 and its venv module (python3-venv on Debian)");
   const pip = ["-m", "pip", "install", "--disable-pip-version-check", "--quiet", ...PYTHON_PACKAGES];
   command(paths.python, pip, "pip could not install the packages");
+}
+
+function installBrowser(directory) {
+  if (noBrowser) throw new ToolError(noBrowser);
+  writeFileSync(path.join(directory, "package.json"), '{ "private": true }\n');
+  const npm = ["install", "--no-audit", "--no-fund", "--ignore-scripts", ...BROWSER_PACKAGES];
+  command("npm", npm, "npm comes with Node", { cwd: directory });
+  // It unpacks itself into the directory for temporary files, with the libraries only where it takes this for its cloud.
+  const unpacked = path.dirname(paths.chromium);
+  mkdirSync(unpacked);
+  const script = 'import chromium from "@sparticuz/chromium"; await chromium.executablePath();';
+  const env = { ...process.env, TMPDIR: unpacked, AWS_EXECUTION_ENV: "24.x" };
+  const args = ["--input-type=module", "--eval", script];
+  command(process.execPath, args, "Chromium could not be unpacked", { cwd: directory, env });
 }
 
 /** Runs an installer to its end; its output is shown only when it fails. */
