@@ -197,7 +197,8 @@ async function bench() {
   const contenders = [ours, restic].filter(
     (one) => options.only === undefined || one === { ours, restic }[options.only],
   );
-  const tools = ensureTools();
+  ensureTools("openclaw");
+  const tools = ensureTools("python");
   let resticVersion = "";
   if (contenders.includes(restic)) {
     const version = await run(resticPath, ["version"]).catch(() => {

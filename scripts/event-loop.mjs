@@ -40,7 +40,8 @@ function longest(from, to) {
   return Math.max(...inside.map(([, delay]) => delay));
 }
 
-const tools = ensureTools();
+ensureTools("openclaw");
+const tools = ensureTools("python");
 const [seaweed, model, plugin] = [await startSeaweed(), await startMockModel(), await packPlugin()];
 await seaweed.createBucket("event-loop");
 createState(stateDir, { modelUrl: model.baseUrl, apiKey: "sk-x" });
