@@ -21,7 +21,8 @@ use zeroize::Zeroizing;
 
 use crate::commands::{self, Operation};
 use crate::config::{self, Resolve};
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Result};
+use crate::task::{self, blocking};
 
 /// Weak, so that it does not keep the process alive; short of room it drops events.
 type OnProgress = ThreadsafeFunction<Progress, Unknown<'static>, Progress, Status, false, true, 8>;
@@ -732,7 +733,7 @@ pub fn resolve_target(env: &Env, options: Option<ResolveOptions>) -> napi::Resul
         config::Target::from_json(&fields)?;
         serde_json::from_value::<Target>(fields).map_err(|error| Error::config("config", error))
     };
-    Call::new(None, None).start(env, async move |_| tokio::task::spawn_blocking(read).await.map_err(panicked)?)
+    Call::new(None, None).start(env, async move |_| blocking(read).await)
 }
 
 fn or_null<R, J: From<R>>(result: Option<R>) -> Option<J> {
@@ -798,7 +799,7 @@ impl<'env> Call<'env> {
         };
         let listener = self.signal.map(|signal| Listener::add(env, signal, operation.cancel.clone())).transpose()?;
         let future = command(operation);
-        let task = async move { Ok(tokio::spawn(future).await.unwrap_or_else(|error| Err(panicked(error)))) };
+        let task = async move { Ok(tokio::spawn(future).await.map_err(task::failed).flatten()) };
         env.spawn_future_with_callback(task, move |env, outcome: Result<R>| {
             if let Some(listener) = listener.flatten() {
                 listener.remove(env)?;
@@ -858,11 +859,6 @@ fn rejection(env: &Env, error: &Error) -> napi::Error {
         Ok(napi::Error::from_unknown_without_coercion(object.to_unknown()))
     };
     build().unwrap_or_else(|failure: napi::Error| failure)
-}
-
-fn panicked(error: tokio::task::JoinError) -> Error {
-    let what = if error.is_panic() { "the operation failed unexpectedly" } else { "the operation was shut down" };
-    Error::new(Code::Io, what).because(error).advise("this is a defect; please report it with the log")
 }
 
 fn convert<T, U: From<T>>(items: Vec<T>) -> Vec<U> {

@@ -71,6 +71,13 @@ impl Cache {
         (known == format!("{LAYOUT} {identity}")).then(|| Self { connection: Mutex::new(connection) })
     }
 
+    /// Writes what may as well stay unwritten: a cache that fails costs time only, and is only spoken of in the log.
+    pub fn attempt(&self, note: impl FnOnce(&Self) -> Result<()>) {
+        if let Err(error) = note(self) {
+            tracing::warn!(%error, "the local cache could not be written");
+        }
+    }
+
     fn with<T>(&self, action: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
         let mut connection = self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         action(&mut connection).map_err(|error| failed(&error))

@@ -240,6 +240,13 @@ impl std::error::Error for Error {
     }
 }
 
+impl From<io::Error> for Error {
+    /// For readers that know no path; their callers add it.
+    fn from(error: io::Error) -> Self {
+        Self::new(Code::Io, error.to_string()).because(error)
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.inner.message)?;

@@ -13,5 +13,6 @@ pub mod error;
 pub mod repository;
 pub mod state;
 pub mod store;
+mod task;
 
 pub use error::{Code, Error, Result};

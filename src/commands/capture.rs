@@ -11,16 +11,22 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
+use super::workplace::Workplace;
 use super::{Exception, Meter, Operation};
 use crate::cache::{Cache, CachedFile};
+use crate::config::Target;
 use crate::error::{Code, Error, Result};
 use crate::repository::chunk::{ChunkSizes, Chunker};
 use crate::repository::id::{ChunkId, hex};
+use crate::repository::open::Repository;
 use crate::repository::read::tree_cache_key;
+use crate::repository::seal::MasterKey;
 use crate::repository::tree::{Content, Entry, Kind, ROOT_CHUNKS, Root, join_ids};
 use crate::repository::write::{Sink, Writer};
 use crate::state::database;
-use crate::state::scan::{Found, FoundKind, Scan, Signature, mode, mtime};
+use crate::state::rules::Rules;
+use crate::state::scan::{Found, FoundKind, Scan, Signature, mode, mtime, scan};
+use crate::task::blocking;
 
 /// A file whose times lie this close to the scan may change again without its times showing it (coarse clocks of file
 /// systems), so that it is read again the next time.
@@ -36,7 +42,7 @@ const TICK: Duration = Duration::from_millis(20);
 pub(super) struct Captured {
     /// The tree, ordered by path.
     pub(super) entries: Vec<Entry>,
-    /// Where the stored tree starts; `None` when it is the one of [`Capture::stored_digest`].
+    /// Where the stored tree starts; `None` when it was stored before.
     pub(super) root: Option<Root>,
     /// What tells this tree from the last one; see [`digest`].
     pub(super) digest: String,
@@ -84,28 +90,92 @@ struct Kept {
     reread: bool,
 }
 
-/// Everything that the threads of a capture share.
-pub(super) struct Capture {
-    pub(super) state_dir: PathBuf,
+/// What was found in the state directory, and not read yet.
+pub(super) struct Survey {
+    state_dir: PathBuf,
     /// Where copies of databases may lie.
-    pub(super) temporary: PathBuf,
-    pub(super) chunker: Chunker,
+    temporary: PathBuf,
     /// When the scan began, by this machine's clock.
-    pub(super) scanned_at: SystemTime,
-    pub(super) writer: Arc<Writer>,
-    pub(super) meter: Arc<Meter>,
-    pub(super) operation: Operation,
-    pub(super) cache: Arc<Cache>,
-    /// The [`Captured::digest`] of a tree that need not be stored, since it is.
-    pub(super) stored_digest: Option<String>,
+    scanned_at: SystemTime,
+    scan: Scan,
+    cache: Arc<Cache>,
+    /// What the cache remembers.
+    known: HashMap<String, CachedFile>,
 }
 
-impl Capture {
-    /// Reads what the scan found and the cache does not know. Blocks.
+impl Survey {
+    /// Starts to walk the state directory; the future gives what was found.
+    ///
+    /// # Errors
+    /// `CONFIG` when a glob is malformed; the future's: `IO`, `CANCELLED`.
+    pub(super) fn start(
+        target: &Target,
+        workplace: &Workplace,
+        operation: &Operation,
+    ) -> Result<impl Future<Output = Result<Self>> + Send> {
+        let rules = Rules::new(&target.include, &target.exclude, target.encrypt)?;
+        let (state_dir, operation) = (target.state_dir.clone(), operation.clone());
+        let (cache, folder) = (Arc::clone(&workplace.cache), workplace.folder.clone());
+        Ok(blocking(move || {
+            let temporary = folder.fresh_temporary_folder()?;
+            let scanned_at = SystemTime::now();
+            let scan = scan(&state_dir, &rules, &operation)?;
+            let known = cache.files();
+            Ok(Self { state_dir, temporary, scanned_at, scan, cache, known })
+        }))
+    }
+
+    /// Reads what was found and the cache does not know, and hands its chunks, named as `key` does, to `writer`. A tree
+    /// with the digest `stored_digest` need not be stored, since it is.
     ///
     /// # Errors
     /// `IO`, `CANCELLED`. A file that cannot be read is an exception in the tree, not an error.
-    pub(super) fn run(self, scan: Scan, known: HashMap<String, CachedFile>) -> Result<Captured> {
+    pub(super) async fn read(
+        self,
+        key: &MasterKey,
+        writer: Writer,
+        meter: Arc<Meter>,
+        stored_digest: Option<String>,
+        operation: &Operation,
+    ) -> Result<Captured> {
+        let Self { state_dir, temporary, scanned_at, scan, cache, known } = self;
+        let (chunker, writer, operation) = (Chunker::new(key.gear()), Arc::new(writer), operation.clone());
+        let capture =
+            Capture { state_dir, temporary, chunker, scanned_at, writer, meter, operation, cache, stored_digest };
+        blocking(move || capture.run(scan, known)).await
+    }
+}
+
+/// Reads the state without storing anything.
+///
+/// # Errors
+/// `CONFIG`, `IO`, `CANCELLED`.
+pub(super) async fn look(
+    target: &Target,
+    workplace: &Workplace,
+    repository: &Repository,
+    operation: &Operation,
+) -> Result<Captured> {
+    let key = repository.keyring.writing();
+    let meter = Arc::new(Meter::new(operation, "scan", 0, 0));
+    Survey::start(target, workplace, operation)?.await?.read(key, Writer::hashing(key), meter, None, operation).await
+}
+
+/// Everything that the threads of a capture share.
+struct Capture {
+    state_dir: PathBuf,
+    temporary: PathBuf,
+    chunker: Chunker,
+    scanned_at: SystemTime,
+    writer: Arc<Writer>,
+    meter: Arc<Meter>,
+    operation: Operation,
+    cache: Arc<Cache>,
+    stored_digest: Option<String>,
+}
+
+impl Capture {
+    fn run(self, scan: Scan, known: HashMap<String, CachedFile>) -> Result<Captured> {
         let Scan { found, mut exceptions, .. } = scan;
         let mut entries = Vec::with_capacity(found.len());
         let mut outcomes = Vec::with_capacity(found.len());
@@ -236,17 +306,8 @@ impl Capture {
             at += chunk.len();
             Ok::<_, Error>(())
         })?;
-        if let Err(error) = self.cache.put_objects(new.into_iter().map(|(key, range)| (key, &stream[range]))) {
-            tracing::warn!(%error, "the local cache could not be written");
-        }
+        self.cache.attempt(|cache| cache.put_objects(new.into_iter().map(|(key, range)| (key, &stream[range]))));
         Ok(ids)
-    }
-}
-
-impl From<io::Error> for Error {
-    /// For readers inside the chunker; callers add the path.
-    fn from(error: io::Error) -> Self {
-        Self::new(Code::Io, error.to_string()).because(error)
     }
 }
 

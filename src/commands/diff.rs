@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::capture::look;
 use super::list::select;
-use super::rollback::look;
 use super::workplace::{Workplace, cache_for_reading};
 use super::{Change, DiffReport, Operation};
 use crate::config::Target;

@@ -1,18 +1,14 @@
 //! `list`: every snapshot with its summary; and the way from what a user writes to the snapshot that is meant.
 
-use std::sync::Arc;
-
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-
 use super::workplace::cache_for_reading;
 use super::{Exception, ListReport, Operation, SnapshotInfo, SnapshotKind};
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
 use crate::repository::id::SnapshotId;
 use crate::repository::manifest::Summary;
-use crate::repository::open::{IfMissing, Repository, task_failed};
+use crate::repository::open::{IfMissing, Repository};
 use crate::repository::selector::{Candidate, Selector};
+use crate::task::in_parallel;
 
 /// Manifests asked for at once.
 const PARALLEL_MANIFESTS: usize = 8;
@@ -64,21 +60,20 @@ pub(super) struct Summaries {
 /// # Errors
 /// Those of the store, `CANCELLED`.
 pub(super) async fn summaries(repository: &Repository, operation: &Operation) -> Result<Summaries> {
-    let places = Arc::new(Semaphore::new(PARALLEL_MANIFESTS));
-    let mut under_way = JoinSet::new();
-    for (number, (id, _)) in repository.contents.snapshots.iter().enumerate() {
-        let (repository, id, places) = (repository.clone(), id.clone(), Arc::clone(&places));
-        under_way.spawn(async move {
-            let _place = places.acquire().await;
+    let read = |(number, (id, _)): (usize, &(SnapshotId, _))| {
+        let (repository, id) = (repository.clone(), id.clone());
+        async move {
             let summary = repository.summary(&id).await;
             (number, id, summary)
-        });
-    }
-    let mut results = Vec::with_capacity(under_way.len());
-    while let Some(result) = under_way.join_next().await {
-        operation.check()?;
-        results.push(result.map_err(|error| task_failed(&error))?);
-    }
+        }
+    };
+    let manifests = repository.contents.snapshots.iter().enumerate().map(read);
+    let mut results = Vec::with_capacity(manifests.len());
+    in_parallel(PARALLEL_MANIFESTS, manifests, operation, |result| {
+        results.push(result);
+        Ok(())
+    })
+    .await?;
     results.sort_by_key(|(number, ..)| *number);
     let mut summaries = Summaries::default();
     for (_, id, result) in results {

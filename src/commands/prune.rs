@@ -333,15 +333,13 @@ async fn delete_orphans(
 fn forget(repository: &Repository, needed: &Needed) {
     let Some(cache) = &repository.cache else { return };
     let contents = &repository.contents;
-    let forgotten = cache.retain_objects(|key| match key.split_once('/') {
+    let is_there = |key: &str| match key.split_once('/') {
         Some(("tree", id)) => id.parse().is_ok_and(|id| needed.chunks.contains(&id)),
         Some(("index", id)) => id.parse().is_ok_and(|id| contents.indexes.contains_key(&id)),
         Some((id, "manifest.json")) => contents.has_snapshot(id),
         _ => true,
-    });
-    if let Err(error) = forgotten {
-        tracing::warn!(%error, "the local cache could not be cleaned");
-    }
+    };
+    cache.attempt(|cache| cache.retain_objects(is_there));
 }
 
 /// Merges many small index objects. Those that condemn stay as they are: their age is what the grace period counts.

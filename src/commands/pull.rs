@@ -10,11 +10,12 @@ use super::workplace::cache_for_reading;
 use super::{Exception, Meter, Operation, PullOptions, PullReport};
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
-use crate::repository::open::{IfMissing, Repository, task_failed};
+use crate::repository::open::{IfMissing, Repository};
 use crate::repository::restore::parents;
 use crate::repository::tree::{Entry, Kind};
 use crate::state::private::{create_private_dir, remove_tree};
 use crate::state::rules::PathFilter;
+use crate::task::blocking;
 
 /// Where files lie until all of them are there and checked. A directory that holds only this counts as empty: it is
 /// what a pull leaves that was killed.
@@ -29,8 +30,7 @@ pub async fn pull(target: &Target, options: PullOptions, operation: &Operation) 
     let filter = PathFilter::new(&options.paths)?;
     let directory = {
         let (directory, state_dir) = (options.directory.clone(), target.state_dir.clone());
-        let check = move || check_directory(&directory, &state_dir);
-        tokio::task::spawn_blocking(check).await.map_err(|error| task_failed(&error))??
+        blocking(move || check_directory(&directory, &state_dir)).await?
     };
     let cache = cache_for_reading(target).await;
     let mut repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
@@ -48,11 +48,7 @@ pub async fn pull(target: &Target, options: PullOptions, operation: &Operation) 
     }
     let bytes = entries.iter().map(|entry| entry.size).sum();
 
-    let made = {
-        let directory = directory.clone();
-        tokio::task::spawn_blocking(move || Destination::create(directory))
-    };
-    let destination = made.await.map_err(|error| task_failed(&error))??;
+    let destination = blocking(move || Destination::create(directory)).await?;
     let meter = Arc::new(Meter::new(operation, "download", 0, 0));
     let restored = repository.restore(&index, entries, &destination.partial(), meter, operation).await;
     let finish = move || match restored {
@@ -62,7 +58,7 @@ pub async fn pull(target: &Target, options: PullOptions, operation: &Operation) 
             Err(error)
         }
     };
-    tokio::task::spawn_blocking(finish).await.map_err(|error| task_failed(&error))?.map_err(in_snapshot)?;
+    blocking(finish).await.map_err(in_snapshot)?;
     Ok(PullReport { snapshot: id.to_string(), files, bytes, exceptions })
 }
 

@@ -5,19 +5,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
-use super::capture::{Capture, Captured};
+use super::capture::{Captured, Survey};
 use super::workplace::Workplace;
 use super::{Meter, Operation, PushOptions, PushReport, Trigger, prune};
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
-use crate::repository::chunk::Chunker;
 use crate::repository::id::{MachineId, PackId, SnapshotId};
 use crate::repository::index::{Index, PackEntry};
 use crate::repository::manifest::{LISTED_EXCEPTIONS, Summary};
-use crate::repository::open::{IfMissing, Repository, task_failed};
+use crate::repository::open::{IfMissing, Repository};
 use crate::repository::write::Writer;
-use crate::state::rules::Rules;
-use crate::state::scan::scan;
 
 /// A push that took longer than this looks again at what the store holds before it commits. Far below the grace period
 /// after which other machines delete packs.
@@ -104,51 +101,31 @@ impl<'w> Upload<'w> {
         when_unchanged: WhenUnchanged,
         operation: &Operation,
     ) -> Result<Self> {
-        let rules = Rules::new(&target.include, &target.exclude, target.encrypt)?;
         if !target.extra_paths.is_empty() {
             return Err(Error::config("extraPaths", "is not supported by this version yet")
                 .advise("remove it; everything below the state directory is backed up without it"));
         }
-        let scanned_at = SystemTime::now();
-        let scanning = {
-            let (state_dir, operation) = (target.state_dir.clone(), operation.clone());
-            let (cache, folder) = (Arc::clone(&workplace.cache), workplace.folder.clone());
-            tokio::task::spawn_blocking(move || {
-                let temporary = folder.fresh_temporary_folder()?;
-                Ok((scan(&state_dir, &rules, &operation)?, cache.files(), cache.pending(), temporary))
-            })
-        };
+        let surveying = Survey::start(target, workplace, operation)?;
         let opened = Repository::open(target, Some(Arc::clone(&workplace.cache)), IfMissing::Create, operation).await;
-        let (scan, known, pending, temporary) = scanning.await.map_err(|error| task_failed(&error)).flatten()?;
+        let survey = surveying.await?;
         let mut repository = opened?;
         operation.check()?;
 
         let listed_at = (Instant::now(), SystemTime::now());
         let index = Arc::new(repository.load_index().await?);
-        let mut adopted = packs_to_adopt(&repository, &index, pending);
+        let mut adopted = packs_to_adopt(&repository, &index, workplace.cache.pending());
         // Entered into a new index object, they need not be read as a whole the next time.
         adopted.extend(index.recovered.iter().filter_map(|id| index.pack(*id)).map(|pack| pack.entry.clone()));
         let meter = Arc::new(Meter::new(operation, "upload", 0, 0));
         let (writer, uploads) = Writer::start(&repository, Arc::clone(&index), adopted, operation, Arc::clone(&meter));
-        let capture = Capture {
-            state_dir: target.state_dir.clone(),
-            temporary,
-            chunker: Chunker::new(repository.keyring.writing().gear()),
-            scanned_at,
-            writer: Arc::new(writer),
-            meter,
-            operation: operation.clone(),
-            cache: Arc::clone(&workplace.cache),
-            stored_digest: match when_unchanged {
-                WhenUnchanged::Skip => last_digest(workplace, &repository),
-                WhenUnchanged::Store => None,
-            },
+        let stored_digest = match when_unchanged {
+            WhenUnchanged::Skip => last_digest(workplace, &repository),
+            WhenUnchanged::Store => None,
         };
-        let work = tokio::task::spawn_blocking(move || capture.run(scan, known));
-        let worked = work.await.map_err(|error| task_failed(&error)).flatten();
+        let read = survey.read(repository.keyring.writing(), writer, meter, stored_digest, operation).await;
         let new_packs = uploads.finish().await;
         // A failed upload stops the work with CANCELLED; the upload's own error says why.
-        let (captured, new_packs) = match (worked, new_packs) {
+        let (captured, new_packs) = match (read, new_packs) {
             (Ok(captured), Ok(new_packs)) => (captured, new_packs),
             (Err(error), Ok(_)) | (_, Err(error)) => return Err(error),
         };
@@ -177,17 +154,15 @@ impl<'w> Upload<'w> {
     }
 
     /// Remembers what was read, and the snapshot made of it. A cache that fails costs time only.
-    pub(super) fn remember(&mut self, snapshot: Option<&SnapshotId>) {
+    pub(super) fn remember(&self, snapshot: Option<&SnapshotId>) {
         let cache = &self.workplace.cache;
-        let remembered = self.captured.remember(cache).and_then(|()| {
+        cache.attempt(|cache| {
+            self.captured.remember(cache)?;
             let Some(id) = snapshot.filter(|id| !id.is_safety()) else { return Ok(()) };
             let last = LastSnapshot { id: id.to_string(), digest: self.captured.digest.clone() };
             let bytes = serde_json::to_vec(&last).map_err(|error| Error::new(Code::Io, error.to_string()))?;
             cache.put_objects([(LAST_SNAPSHOT.to_owned(), &bytes[..])])
         });
-        if let Err(error) = remembered {
-            tracing::warn!(%error, "the local cache could not be written");
-        }
     }
 }
 

@@ -7,30 +7,28 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use super::capture::{Capture, Captured};
+use super::capture::{Captured, look};
 use super::list::select;
 use super::push::{Upload, WhenUnchanged};
 use super::workplace::Workplace;
 use super::{Meter, Operation, RollbackOptions, RollbackReport, Trigger};
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
-use crate::repository::chunk::Chunker;
 use crate::repository::id::SnapshotId;
 use crate::repository::index::Index;
-use crate::repository::open::{IfMissing, Repository, task_failed};
+use crate::repository::open::{IfMissing, Repository};
 use crate::repository::restore::{parents, time};
 use crate::repository::tree::{Entry, Kind};
-use crate::repository::write::Writer;
 use crate::state::database::{self, Exclusive, Run};
 use crate::state::openclaw_config::{self, CONFIG_FILE};
 use crate::state::private::{create_private_dir, write_durably};
 use crate::state::rules::{PathFilter, Rules};
-use crate::state::scan::{Signature, mode, mtime, scan};
+use crate::state::scan::{Signature, mode, mtime};
 use crate::state::swap::{
     self, Attributes, Occasion, PREPARED, SET_ASIDE, SET_ASIDE_IN_MOUNT, Step, Swap, lock_databases,
 };
+use crate::task::blocking;
 
 /// Rolls back, or says what that would do, while no gateway runs on the state.
 ///
@@ -98,8 +96,7 @@ pub async fn discard_prepared(target: &Target) -> Result<()> {
 
 async fn discard(target: &Target, workplace: &Workplace) -> Result<()> {
     let (state_dir, folder) = (target.state_dir.clone(), workplace.folder.clone());
-    let dropped = tokio::task::spawn_blocking(move || swap::drop_prepared(&state_dir, &folder));
-    dropped.await.map_err(|error| task_failed(&error))?
+    blocking(move || swap::drop_prepared(&state_dir, &folder)).await
 }
 
 /// What a start found of an earlier rollback.
@@ -140,8 +137,7 @@ pub async fn recover(target: &Target) -> Result<Option<RecoverReport>> {
 pub async fn restore_if_empty(target: &Target, operation: &Operation) -> Result<Option<RollbackReport>> {
     operation.check()?;
     let state_dir = target.state_dir.clone();
-    let empty = tokio::task::spawn_blocking(move || has_no_agent_content(&state_dir));
-    if !empty.await.map_err(|error| task_failed(&error))? {
+    if !blocking(move || Ok(has_no_agent_content(&state_dir))).await? {
         return Ok(None);
     }
     let workplace = Workplace::open(target, "restore").await?;
@@ -257,7 +253,7 @@ impl Goal {
                 let look = move || {
                     lock_databases(&state_dir, &steps).map(|locks| locks.into_iter().for_each(Exclusive::release))
                 };
-                tokio::task::spawn_blocking(look).await.map_err(|error| task_failed(&error))??;
+                blocking(look).await?;
             }
             safety = Some(upload.commit(Trigger::BeforeRollback).await?.to_string());
         }
@@ -274,8 +270,7 @@ impl Goal {
         operation: &Operation,
     ) -> Result<Swap> {
         let (state_dir, folder, wanted) = (target.state_dir.clone(), workplace.folder.clone(), plan.stage.clone());
-        let prepare = move || Swap::prepare(&state_dir, &folder, &wanted);
-        let (swap, lacking) = tokio::task::spawn_blocking(prepare).await.map_err(|error| task_failed(&error))??;
+        let (swap, lacking) = blocking(move || Swap::prepare(&state_dir, &folder, &wanted)).await?;
         let staged = fetch(&self.repository, &self.index, lacking, &swap, operation).await;
         match staged.and_then(|()| operation.check()) {
             Ok(()) => Ok(swap),
@@ -309,8 +304,7 @@ impl Staged {
             return Ok(report);
         }
         let (state_dir, id) = (target.state_dir.clone(), self.id.clone());
-        let apply = tokio::task::spawn_blocking(move || self.apply_now(&state_dir));
-        let warnings = apply.await.map_err(|error| task_failed(&error))?;
+        let warnings = blocking(move || self.apply_now(&state_dir)).await;
         report.warnings.extend(warnings.map_err(|error| error.in_snapshot(id.as_str()))?);
         Ok(report)
     }
@@ -349,32 +343,6 @@ impl Staged {
             }
         }
     }
-}
-
-/// Reads the state without storing anything.
-pub(super) async fn look(
-    target: &Target,
-    workplace: &Workplace,
-    repository: &Repository,
-    operation: &Operation,
-) -> Result<Captured> {
-    let rules = Rules::new(&target.include, &target.exclude, target.encrypt)?;
-    let key = repository.keyring.writing();
-    let (state_dir, folder, operation) = (target.state_dir.clone(), workplace.folder.clone(), operation.clone());
-    let (chunker, writer) = (Chunker::new(key.gear()), Arc::new(Writer::hashing(key)));
-    let cache = Arc::clone(&workplace.cache);
-    let read = move || {
-        let meter = Arc::new(Meter::new(&operation, "scan", 0, 0));
-        let temporary = folder.fresh_temporary_folder()?;
-        let scanned_at = SystemTime::now();
-        let scan = scan(&state_dir, &rules, &operation)?;
-        let known = cache.files();
-        let stored_digest = None;
-        let capture =
-            Capture { state_dir, temporary, chunker, scanned_at, writer, meter, operation, cache, stored_digest };
-        capture.run(scan, known)
-    };
-    tokio::task::spawn_blocking(read).await.map_err(|error| task_failed(&error))?
 }
 
 /// What the safety snapshot holds.
@@ -747,7 +715,7 @@ fn metadata(state_dir: &Path, path: &str) -> Option<fs::Metadata> {
 
 /// The database whose side file this is, by its name.
 fn owner_of_side_file(path: &str) -> Option<&str> {
-    ["-wal", "-shm", "-journal"].iter().find_map(|suffix| path.strip_suffix(suffix))
+    database::SIDE_FILES.iter().find_map(|suffix| path.strip_suffix(suffix))
 }
 
 /// A path below the state directory as snapshots name it, if it is text.

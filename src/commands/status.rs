@@ -5,9 +5,10 @@ use super::workplace::cache_for_reading;
 use super::{Operation, StatusReport};
 use crate::config::Target;
 use crate::error::Result;
-use crate::repository::open::{IfMissing, Repository, task_failed};
+use crate::repository::open::{IfMissing, Repository};
 use crate::state::rules::Rules;
 use crate::state::scan::scan;
+use crate::task::blocking;
 
 /// Looks at the repository and at the state.
 ///
@@ -18,7 +19,7 @@ pub async fn status(target: &Target, operation: &Operation) -> Result<StatusRepo
     let scanning = {
         let (state_dir, operation) = (target.state_dir.clone(), operation.clone());
         // On an empty machine there is nothing to look at yet.
-        tokio::task::spawn_blocking(move || {
+        blocking(move || {
             if state_dir.is_dir() {
                 scan(&state_dir, &rules, &operation).map(|scan| scan.rebuildable)
             } else {
@@ -37,6 +38,6 @@ pub async fn status(target: &Target, operation: &Operation) -> Result<StatusRepo
         latest: readable.iter().rev().find(|(id, _)| !id.is_safety()).map(|(id, summary)| info(id, summary)),
         stored_bytes: contents.bytes,
         objects: contents.objects,
-        left_out: scanning.await.map_err(|error| task_failed(&error))??,
+        left_out: scanning.await?,
     })
 }

@@ -3,8 +3,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
-
 use super::list::{Summaries, summaries};
 use super::workplace::cache_for_reading;
 use super::{Meter, Operation, VerifyOptions, VerifyReport};
@@ -12,8 +10,9 @@ use crate::config::Target;
 use crate::error::{Code, Error, Result};
 use crate::repository::id::ChunkId;
 use crate::repository::index::{Index, PackEntry};
-use crate::repository::open::{IfMissing, Repository, task_failed};
+use crate::repository::open::{IfMissing, Repository};
 use crate::repository::pack::{MAX_PACK, pack_key};
+use crate::task::{blocking, in_parallel};
 
 /// Packs read at once; each is held in memory whole.
 const PARALLEL_PACKS: usize = 3;
@@ -87,21 +86,12 @@ async fn read_packs(
 ) -> Result<()> {
     let bytes = index.packs.iter().map(|pack| pack.entry.size).sum();
     let meter = Meter::new(operation, "verify", index.packs.len() as u64, bytes);
-    let mut numbers = 0..index.packs.len();
-    let mut under_way = JoinSet::new();
-    loop {
-        operation.check()?;
-        while under_way.len() < PARALLEL_PACKS
-            && let Some(number) = numbers.next()
-        {
-            let (repository, index) = (repository.clone(), Arc::clone(index));
-            under_way.spawn(async move {
-                let result = read_pack(&repository, &index, number).await;
-                (number, result)
-            });
-        }
-        let Some(finished) = under_way.join_next().await else { return Ok(()) };
-        let (number, result) = finished.map_err(|error| task_failed(&error))?;
+    let read = |number| {
+        let (repository, index) = (repository.clone(), Arc::clone(index));
+        async move { (number, read_pack(&repository, &index, number).await) }
+    };
+    let packs = (0..index.packs.len()).map(read);
+    in_parallel(PARALLEL_PACKS, packs, operation, |(number, result)| {
         let pack = &index.packs[number].entry;
         match result {
             Ok(()) => report.read_bytes += pack.size,
@@ -111,7 +101,9 @@ async fn read_packs(
         meter.files(1);
         meter.bytes(pack.size);
         meter.transferred(repository.stats().received_bytes);
-    }
+        Ok(())
+    })
+    .await
 }
 
 async fn read_pack(repository: &Repository, index: &Arc<Index>, number: usize) -> Result<()> {
@@ -127,5 +119,5 @@ async fn read_pack(repository: &Repository, index: &Arc<Index>, number: usize) -
         let found = PackEntry::of_pack(expected.id, &bytes, |header, name| keyring.find(header, name))?;
         if found == *expected { Ok(()) } else { Err(Error::corrupt(&key, "it does not hold what the index says")) }
     };
-    tokio::task::spawn_blocking(check).await.map_err(|error| task_failed(&error))?
+    blocking(check).await
 }

@@ -6,9 +6,9 @@ use crate::cache::Cache;
 use crate::config::Target;
 use crate::error::Result;
 use crate::repository::id::MachineId;
-use crate::repository::open::task_failed;
 use crate::state::private::{FOLDER, Lock, PrivateFolder};
 use crate::state::swap;
+use crate::task::blocking;
 
 /// The lock on the product's own folder, and what is in it.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl Workplace {
             let cache = Arc::new(Cache::open(&folder.path("cache.sqlite"), &identity)?);
             Ok(Self { machine: folder.machine_id()?, cache, folder, recovered, _lock: lock })
         };
-        tokio::task::spawn_blocking(open).await.map_err(|error| task_failed(&error))?
+        blocking(open).await
     }
 }
 
@@ -41,5 +41,5 @@ impl Workplace {
 /// repository.
 pub(super) async fn cache_for_reading(target: &Target) -> Option<Arc<Cache>> {
     let (path, identity) = (target.state_dir.join(FOLDER).join("cache.sqlite"), target.identity());
-    tokio::task::spawn_blocking(move || Cache::open_existing(&path, &identity)).await.ok().flatten().map(Arc::new)
+    blocking(move || Ok(Cache::open_existing(&path, &identity))).await.ok().flatten().map(Arc::new)
 }

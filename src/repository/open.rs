@@ -18,6 +18,7 @@ use crate::commands::Operation;
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
 use crate::store::{self, SharedStore, StoreStats, Traffic};
+use crate::task::blocking;
 
 /// The largest key slot that is read.
 const MAX_SLOT: u64 = 64 << 10;
@@ -65,11 +66,11 @@ impl Repository {
         let secrets = Secrets::of(target)?;
         let remembered = {
             let (cache, secrets) = (cache.clone(), secrets.clone());
-            tokio::task::spawn_blocking(move || open_remembered_slots(cache.as_deref(), &secrets))
+            blocking(move || Ok(open_remembered_slots(cache.as_deref(), &secrets)))
         };
         let store::Opened { store, traffic } = store::open(target, &operation.cancel).await?;
         let contents = Contents::new(store.list("").await?);
-        let (slots, opened) = remembered.await.map_err(|error| task_failed(&error))?;
+        let (slots, opened) = remembered.await?;
         let mut repository = Self { store, traffic, cache, contents, keyring: Keyring::plain() };
         repository.keyring = repository.open_keyring(secrets, slots, opened, if_missing).await?;
         Ok(repository)
@@ -118,9 +119,7 @@ impl Repository {
             };
             slots.push((*id, slot));
         }
-        tokio::task::spawn_blocking(move || Keyring::open(&secrets, &slots, opened))
-            .await
-            .map_err(|error| task_failed(&error))?
+        blocking(move || Keyring::open(&secrets, &slots, opened)).await
     }
 
     /// Makes a master key and its slots.
@@ -128,14 +127,14 @@ impl Repository {
         let key = MasterKey::generate()?;
         let made = {
             let (key, secrets) = (key.clone(), secrets.clone());
-            tokio::task::spawn_blocking(move || {
+            blocking(move || {
                 secrets
                     .for_new_slots()
                     .map(|(kind, secret)| Slot::wrap(&key, *kind, secret))
                     .collect::<Result<Vec<_>>>()
             })
         };
-        let made = made.await.map_err(|error| task_failed(&error))??;
+        let made = made.await?;
         if made.is_empty() {
             return Err(Error::config("applicationKey", "an encrypted repository needs it, or a passphrase"));
         }
@@ -181,10 +180,8 @@ impl Repository {
 
     /// Puts an object into the cache. A cache that fails costs time only.
     pub fn remember(&self, key: String, bytes: &[u8]) {
-        if let Some(cache) = &self.cache
-            && let Err(error) = cache.put_objects([(key, bytes)])
-        {
-            tracing::warn!(%error, "the local cache could not be written");
+        if let Some(cache) = &self.cache {
+            cache.attempt(|cache| cache.put_objects([(key, bytes)]));
         }
     }
 
@@ -259,9 +256,9 @@ impl Repository {
         let build = move || {
             let mut index = Index::new(objects, usable);
             (index.unreadable, index.recovered) = (unreadable, recovered);
-            index
+            Ok(index)
         };
-        tokio::task::spawn_blocking(build).await.map_err(|error| task_failed(&error))
+        blocking(build).await
     }
 
     /// Reads every pack that no index object names, whole, for its entry.
@@ -281,7 +278,7 @@ impl Repository {
             };
             let (id, keyring) = (*id, self.keyring.clone());
             let read = move || PackEntry::of_pack(id, &bytes?, |header, name| keyring.find(header, name));
-            match tokio::task::spawn_blocking(read).await.map_err(|error| task_failed(&error))? {
+            match blocking(read).await {
                 Ok(entry) => entries.push(entry),
                 Err(error) => unreadable.push(error.to_string()),
             }
@@ -297,12 +294,12 @@ impl Repository {
         let key = index_key(id);
         let cached = {
             let (cache, key) = (self.cache.clone(), key.clone());
-            tokio::task::spawn_blocking(move || {
-                let bytes = cache?.object(&key)?;
-                IndexObject::from_compressed(&bytes, &key).ok()
+            blocking(move || {
+                let bytes = cache.and_then(|cache| cache.object(&key));
+                Ok(bytes.and_then(|bytes| IndexObject::from_compressed(&bytes, &key).ok()))
             })
         };
-        if let Some(object) = cached.await.map_err(|error| task_failed(&error))? {
+        if let Some(object) = cached.await? {
             return Ok(object);
         }
         let listed = self.contents.indexes.get(&id).map_or(0, |object| object.size);
@@ -345,12 +342,6 @@ fn open_remembered_slots(
         slots.insert(id, bytes);
     }
     (slots, opened)
-}
-
-/// A task of our own that panicked or was stopped: a bug, reported as an error instead of a crash.
-#[must_use]
-pub fn task_failed(error: &tokio::task::JoinError) -> Error {
-    Error::new(Code::Io, format!("internal error: {error}")).advise("please report this")
 }
 
 #[cfg(test)]

@@ -3,17 +3,16 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
-
 use super::id::ChunkId;
 use super::index::Index;
-use super::open::{Repository, task_failed};
+use super::open::Repository;
 use super::pack::{PackOpener, pack_key};
 use super::restore::parents;
 use super::seal::ChunkHasher;
 use super::tree::{Entries, Entry, Kind, Root, split_ids};
 use crate::commands::Operation;
 use crate::error::{Code, Error, Result};
+use crate::task::{blocking, in_parallel};
 
 /// Frames with fewer unwanted bytes between them are read in one request: what another request costs in time is worth
 /// more bytes than this on all but the slowest lines.
@@ -74,7 +73,7 @@ pub fn missing(id: ChunkId) -> Error {
 
 impl Repository {
     /// Reads chunks in whatever order is fastest. `sink` is called once for each wanted chunk with its content, from
-    /// threads that may block, several at once; `frame_done` once for each frame, after its chunks.
+    /// threads that may block, several at once.
     ///
     /// # Errors
     /// `CORRUPT` when a chunk is missing or damaged, the first error of `sink`, those of the store, `CANCELLED`.
@@ -88,21 +87,11 @@ impl Repository {
     where
         S: Fn(&[(ChunkId, &[u8])]) -> Result<()> + Send + Sync + 'static,
     {
-        let mut reads = plan(index, wanted)?.into_iter();
-        let mut under_way = JoinSet::new();
-        loop {
-            operation.check()?;
-            while under_way.len() < PARALLEL_READS
-                && let Some(read) = reads.next()
-            {
-                let (repository, index, sink) = (self.clone(), Arc::clone(index), Arc::clone(&sink));
-                under_way.spawn(async move { repository.read(&index, read, sink).await });
-            }
-            match under_way.join_next().await {
-                Some(result) => result.map_err(|error| task_failed(&error))??,
-                None => return Ok(()),
-            }
-        }
+        let read = |read| {
+            let (repository, index, sink) = (self.clone(), Arc::clone(index), Arc::clone(&sink));
+            async move { repository.read(&index, read, sink).await }
+        };
+        in_parallel(PARALLEL_READS, plan(index, wanted)?.into_iter().map(read), operation, |result| result).await
     }
 
     async fn read<S>(&self, index: &Arc<Index>, read: Read, sink: Arc<S>) -> Result<()>
@@ -141,7 +130,7 @@ impl Repository {
             }
             Ok(())
         };
-        tokio::task::spawn_blocking(open).await.map_err(|error| task_failed(&error))?
+        blocking(open).await
     }
 
     /// Reads chunks into one stream, in order. Those that the cache remembers are not asked for.
@@ -203,12 +192,12 @@ impl Repository {
             own.extend(&level);
         }
         let stream = self.read_stream(index, &level, operation).await?;
-        let entries = tokio::task::spawn_blocking(move || {
+        let entries = blocking(move || {
             let entries = Entries::new(&stream).collect::<Result<Vec<_>>>()?;
             check_parents(&entries)?;
-            Ok::<_, Error>(entries)
+            Ok(entries)
         });
-        Ok((entries.await.map_err(|error| task_failed(&error))??, own))
+        Ok((entries.await?, own))
     }
 }
 

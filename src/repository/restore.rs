@@ -16,11 +16,12 @@ use sha2::{Digest, Sha256};
 
 use super::id::ChunkId;
 use super::index::Index;
-use super::open::{Repository, task_failed};
+use super::open::Repository;
 use super::read::missing;
 use super::tree::{Entry, Kind};
 use crate::commands::{Meter, Operation};
 use crate::error::{Code, Error, Result};
+use crate::task::blocking;
 
 /// Room that is left free on the file system beyond what a restore takes.
 const SPARE_BYTES: u64 = 4 << 20;
@@ -65,9 +66,9 @@ impl Repository {
         let prepared = {
             let (shown, meter, index) = (root.to_owned(), Arc::clone(&meter), Arc::clone(index));
             let folders: Vec<_> = others.iter().filter(|entry| entry.kind == Kind::Directory).cloned().collect();
-            tokio::task::spawn_blocking(move || Target::prepare(&shown, files, &folders, bytes, &index, meter))
+            blocking(move || Target::prepare(&shown, files, &folders, bytes, &index, meter))
         };
-        let target = Arc::new(prepared.await.map_err(|error| task_failed(&error))??);
+        let target = Arc::new(prepared.await?);
         let wanted: HashSet<ChunkId> = target.places.keys().copied().collect();
         let (writing, repository) = (Arc::clone(&target), self.clone());
         let sink = move |chunks: &[(ChunkId, &[u8])]| {
@@ -75,8 +76,7 @@ impl Repository {
             writing.write(chunks)
         };
         self.read_chunks(index, wanted, operation, Arc::new(sink)).await?;
-        let finish = tokio::task::spawn_blocking(move || target.finish(&others));
-        finish.await.map_err(|error| task_failed(&error))?
+        blocking(move || target.finish(&others)).await
     }
 }
 

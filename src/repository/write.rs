@@ -11,12 +11,13 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::id::{ChunkId, PackId};
 use super::index::{FrameEntry, Index, IndexObject, PackEntry};
-use super::open::{Repository, task_failed};
+use super::open::Repository;
 use super::pack::{Compressor, Frame, FrameBuilder, PACK_TARGET, PackBuilder, pack_key};
 use super::seal::{ChunkHasher, MasterKey};
 use crate::cache::Cache;
 use crate::commands::{Meter, Operation};
 use crate::error::{Error, Result};
+use crate::task;
 
 /// Packs that exist at once, being filled, waiting or being uploaded: this bounds the memory that they take to 48 MiB.
 const PACKS_IN_MEMORY: usize = 3;
@@ -220,7 +221,7 @@ impl Uploads {
     /// # Errors
     /// The first failed upload's.
     pub async fn finish(self) -> Result<Vec<PackId>> {
-        self.task.await.map_err(|error| task_failed(&error))?
+        self.task.await.map_err(task::failed)?
     }
 }
 
@@ -243,7 +244,7 @@ impl Uploader {
             tokio::select! {
                 biased;
                 () = self.operation.cancel.cancelled() => break Err(Error::cancelled()),
-                Some(result) = under_way.join_next() => match result.map_err(|error| task_failed(&error)).flatten() {
+                Some(result) = under_way.join_next() => match result.map_err(task::failed).flatten() {
                     Ok(pack) => {
                         self.note(pack);
                         if last_index.elapsed() >= INDEX_INTERVAL {
@@ -255,7 +256,8 @@ impl Uploader {
                 },
                 pack = queue.recv(), if !all_handed_over => match pack {
                     Some(FullPack { entry, bytes, place }) => {
-                        self.remember(&entry).await;
+                        // Before it is sent: if it arrives, the next run finds it, whenever this one ends.
+                        self.note_in_cache(|cache| cache.add_pending(&entry));
                         let (store, target) = (Arc::clone(&self.repository.store), Arc::clone(&self.pack_target));
                         under_way.spawn(async move {
                             let started = Instant::now();
@@ -285,21 +287,8 @@ impl Uploader {
     }
 
     fn note_in_cache(&self, note: impl FnOnce(&Cache) -> Result<()>) {
-        if let Some(cache) = &self.repository.cache
-            && let Err(error) = note(cache)
-        {
-            tracing::warn!(%error, "the local cache could not be written");
-        }
-    }
-
-    /// Before a pack is sent: if it arrives, the next run finds it, whenever this one ends.
-    async fn remember(&self, pack: &PackEntry) {
-        if let Some(cache) = self.repository.cache.clone() {
-            let pack = pack.clone();
-            let noted = tokio::task::spawn_blocking(move || cache.add_pending(&pack)).await;
-            if let Err(error) = noted.map_err(|error| task_failed(&error)).flatten() {
-                tracing::warn!(%error, "the local cache could not be written");
-            }
+        if let Some(cache) = &self.repository.cache {
+            cache.attempt(note);
         }
     }
 

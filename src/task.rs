@@ -1,0 +1,52 @@
+//! Work beside the event loop, and several pieces of it at once.
+
+use std::future::Future;
+
+use tokio::task::{JoinError, JoinSet};
+
+use crate::commands::Operation;
+use crate::error::{Code, Error, Result};
+
+/// Starts `work`, which may block, on a thread of its own; the future gives its result.
+pub(crate) fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> impl Future<Output = Result<T>> + Send {
+    let task = tokio::task::spawn_blocking(work);
+    async move { task.await.map_err(failed).flatten() }
+}
+
+/// A task of our own that panicked or was stopped: a bug, reported as an error instead of a crash.
+pub(crate) fn failed(error: JoinError) -> Error {
+    let what = if error.is_panic() { "the operation failed unexpectedly" } else { "the operation was shut down" };
+    Error::new(Code::Io, what).because(error).advise("this is a defect; please report it with the log")
+}
+
+/// Runs `jobs`, at most `limit` at once, and hands each result to `done` as it comes. The first error of `done` ends it.
+///
+/// # Errors
+/// That one, and `CANCELLED`.
+pub(crate) async fn in_parallel<T, J>(
+    limit: usize,
+    jobs: impl IntoIterator<Item = J>,
+    operation: &Operation,
+    mut done: impl FnMut(T) -> Result<()>,
+) -> Result<()>
+where
+    T: Send + 'static,
+    J: Future<Output = T> + Send + 'static,
+{
+    let mut jobs = jobs.into_iter();
+    let mut under_way = JoinSet::new();
+    loop {
+        operation.check()?;
+        while under_way.len() < limit
+            && let Some(job) = jobs.next()
+        {
+            under_way.spawn(job);
+        }
+        match under_way.join_next().await {
+            Some(result) => done(result.map_err(failed)?)?,
+            None => return Ok(()),
+        }
+    }
+}
