@@ -15,6 +15,8 @@ use zeroize::Zeroizing;
 
 pub use resolve::{Resolve, resolve};
 
+use crate::state::openclaw_config::{CONFIG_FILE, Environment, load_dotenv};
+
 /// The plugin's id, under which its configuration is found in `plugins.entries`.
 pub const PLUGIN_ID: &str = "openclaw-b2-backup";
 
@@ -96,9 +98,38 @@ pub struct Target {
     pub authorize_url: String,
     /// How long to wait for what.
     pub timeouts: Timeouts,
+    /// `openclaw.json`, absolute, if it is not the one in the state directory.
+    pub config_path: Option<PathBuf>,
+    /// The environment that `openclaw.json` is read with.
+    pub variables: Variables,
+}
+
+/// Environment variables. Some may be secrets: how they are shown says only how many there are.
+#[derive(Clone, Default)]
+pub struct Variables(pub Environment);
+
+impl fmt::Debug for Variables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{} variables>", self.0.len())
+    }
 }
 
 impl Target {
+    /// Where `openclaw.json` is.
+    #[must_use]
+    pub fn config_path(&self) -> PathBuf {
+        self.config_path.clone().unwrap_or_else(|| self.state_dir.join(CONFIG_FILE))
+    }
+
+    /// The variables that `openclaw.json` is read with, below them those of the state directory's `.env`.
+    #[must_use]
+    pub fn environment(&self) -> Environment {
+        // One that cannot be read leaves references unresolved; who needs them says so.
+        let mut env = load_dotenv(&self.state_dir.join(".env")).unwrap_or_default();
+        env.extend(self.variables.0.iter().filter(|(_, value)| !value.is_empty()).map(|(k, v)| (k.clone(), v.clone())));
+        env
+    }
+
     /// What tells this repository from others, for the local cache. Holds no secret.
     #[must_use]
     pub fn identity(&self) -> String {

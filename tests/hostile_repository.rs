@@ -53,6 +53,8 @@ fn store(bench: &Bench, entries: &[Entry]) -> String {
             trigger: Trigger::Manual,
             machine: MachineId([7; 16]),
             host: "elsewhere".into(),
+            state_dir: None,
+            places: Vec::new(),
             writer: "none".into(),
             files: 1,
             bytes: 1,

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use common::{Bench, Gateway, Node, Tree, assert_same, tree};
 use openclaw_b2_backup::commands::{Operation, PushOptions, RollbackOptions, Trigger, push, rollback};
 use openclaw_b2_backup::config::Target;
+use openclaw_b2_backup::state::places::Places;
 use openclaw_b2_backup::state::private::PrivateFolder;
 use openclaw_b2_backup::state::swap::{Attributes, Occasion, Step, Swap, recover};
 
@@ -443,10 +444,10 @@ impl Rig {
     }
 
     fn stage(&self) -> Swap {
-        let (swap, _) = Swap::prepare(self.root.path(), &self.folder(), &[]).unwrap();
+        let (swap, _) = Swap::prepare(&Places::within(self.root.path()), &self.folder(), &[]).unwrap();
         for step in &self.steps {
             if let Step::PutIn(path) = step {
-                write(&swap.staging(), path, "new");
+                write(&swap.staging_of(path), path, "new");
             }
         }
         swap
@@ -500,8 +501,10 @@ impl Rig {
     }
 
     fn write_journal(&self, undo: bool) {
+        let place = serde_json::json!({ "name": "", "directory": self.root.path(), "file": null });
+        let volume = serde_json::json!({ "place": place, "isMount": false });
         let journal = serde_json::json!({
-            "format": 1, "occasion": occasion(), "undo": undo, "mounts": [], "steps": self.steps
+            "format": 1, "occasion": occasion(), "undo": undo, "volumes": [volume], "steps": self.steps
         });
         fs::write(self.own("rollback/journal.json"), journal.to_string()).unwrap();
     }

@@ -1,6 +1,7 @@
-//! Reads the state directory into a file tree, and its content into chunks: what `push`, `rollback`, `diff` and a plan
+//! Reads the state into a file tree, and its content into chunks: what `push`, `rollback`, `diff` and a plan
 //! have in common.
 
+use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -20,10 +21,12 @@ use crate::repository::chunk::{ChunkSizes, Chunker};
 use crate::repository::id::{ChunkId, hex};
 use crate::repository::open::Repository;
 use crate::repository::read::tree_cache_key;
+use crate::repository::restore::sha256_of;
 use crate::repository::seal::MasterKey;
 use crate::repository::tree::{Content, Entry, Kind, ROOT_CHUNKS, Root, join_ids};
 use crate::repository::write::{Sink, Writer};
 use crate::state::database;
+use crate::state::places::Places;
 use crate::state::rules::Rules;
 use crate::state::scan::{Found, FoundKind, Scan, Signature, mode, mtime, scan};
 use crate::task::blocking;
@@ -90,9 +93,9 @@ struct Kept {
     reread: bool,
 }
 
-/// What was found in the state directory, and not read yet.
+/// What was found in the state, and not read yet.
 pub(super) struct Survey {
-    state_dir: PathBuf,
+    places: Places,
     /// Where copies of databases may lie.
     temporary: PathBuf,
     /// When the scan began, by this machine's clock.
@@ -104,7 +107,7 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    /// Starts to walk the state directory; the future gives what was found.
+    /// Starts to walk the state; the future gives what was found.
     ///
     /// # Errors
     /// `CONFIG` when a glob is malformed; the future's: `IO`, `CANCELLED`.
@@ -113,15 +116,16 @@ impl Survey {
         workplace: &Workplace,
         operation: &Operation,
     ) -> Result<impl Future<Output = Result<Self>> + Send> {
-        let rules = Rules::new(&target.include, &target.exclude, target.encrypt)?;
-        let (state_dir, operation) = (target.state_dir.clone(), operation.clone());
+        let (rules, exceptions) = Rules::of(target, &workplace.places)?;
+        let (places, operation) = (workplace.places.clone(), operation.clone());
         let (cache, folder) = (Arc::clone(&workplace.cache), workplace.folder.clone());
         Ok(blocking(move || {
             let temporary = folder.fresh_temporary_folder()?;
             let scanned_at = SystemTime::now();
-            let scan = scan(&state_dir, &rules, &operation)?;
+            let mut scan = scan(&places, &rules, &operation)?;
+            scan.exceptions.extend(exceptions);
             let known = cache.files();
-            Ok(Self { state_dir, temporary, scanned_at, scan, cache, known })
+            Ok(Self { places, temporary, scanned_at, scan, cache, known })
         }))
     }
 
@@ -138,10 +142,10 @@ impl Survey {
         stored_digest: Option<String>,
         operation: &Operation,
     ) -> Result<Captured> {
-        let Self { state_dir, temporary, scanned_at, scan, cache, known } = self;
+        let Self { places, temporary, scanned_at, scan, cache, known } = self;
         let (chunker, writer, operation) = (Chunker::new(key.gear()), Arc::new(writer), operation.clone());
         let capture =
-            Capture { state_dir, temporary, chunker, scanned_at, writer, meter, operation, cache, stored_digest };
+            Capture { places, temporary, chunker, scanned_at, writer, meter, operation, cache, stored_digest };
         blocking(move || capture.run(scan, known)).await
     }
 }
@@ -163,7 +167,7 @@ pub(super) async fn look(
 
 /// Everything that the threads of a capture share.
 struct Capture {
-    state_dir: PathBuf,
+    places: Places,
     temporary: PathBuf,
     chunker: Chunker,
     scanned_at: SystemTime,
@@ -251,8 +255,7 @@ impl Capture {
         let outcomes = Mutex::new(Vec::with_capacity(to_read.len()));
         let threads = std::thread::available_parallelism().map_or(2, usize::from).min(to_read.len());
         let work = || -> Result<()> {
-            let root = File::open(&self.state_dir).map_err(|error| Error::io("open", &self.state_dir, error))?;
-            let mut reader = Reader { job: self, root, sink: self.writer.sink()?, buffer: Vec::new() };
+            let mut reader = Reader { job: self, open: HashMap::new(), sink: self.writer.sink()?, buffer: Vec::new() };
             let mut own = Vec::new();
             while let Some(found) = to_read.get(next.fetch_add(1, Ordering::Relaxed)) {
                 self.operation.check()?;
@@ -314,8 +317,8 @@ impl Capture {
 /// Reads files on one thread.
 struct Reader<'j> {
     job: &'j Capture,
-    /// The state directory.
-    root: File,
+    /// The directories of places, as they were when something was first read in each.
+    open: HashMap<&'j Path, File>,
     sink: Sink,
     buffer: Vec<u8>,
 }
@@ -330,8 +333,8 @@ enum Attempt {
     Changed,
 }
 
-impl Reader<'_> {
-    fn read(&mut self, found: &Found, known: Option<&CachedFile>) -> Result<Outcome> {
+impl<'j> Reader<'j> {
+    fn read(&mut self, found: &'j Found, known: Option<&CachedFile>) -> Result<Outcome> {
         match self.read_file(found, known) {
             Err(error) if error.code() == Code::Io && error.context().path.is_none() => {
                 let source = std::error::Error::source(&error).and_then(|error| error.downcast_ref::<io::Error>());
@@ -344,12 +347,12 @@ impl Reader<'_> {
         }
     }
 
-    fn read_file(&mut self, found: &Found, known: Option<&CachedFile>) -> Result<Outcome> {
-        let path = self.job.state_dir.join(&found.path);
+    fn read_file(&mut self, found: &'j Found, known: Option<&CachedFile>) -> Result<Outcome> {
+        let path = self.job.places.locate(&found.path);
         // The signature comes first: should the file be replaced in between, what is read is newer than it says.
         let mut before = Signature::of(&path)?;
         let mut file = self.open(&found.path)?;
-        if starts_like_a_database(&mut file)? {
+        if database::starts_like_one(&mut file)? {
             drop(file);
             if let Some(outcome) = self.read_database(&path, found, known)? {
                 return Ok(outcome);
@@ -386,8 +389,13 @@ impl Reader<'_> {
     }
 
     /// Opens what the scan saw as a file, and nothing else: no symlink is followed, no FIFO waited for.
-    fn open(&self, path: &str) -> Result<File> {
-        let file = open_below(&self.root, &self.job.state_dir, path)?;
+    fn open(&mut self, name: &'j str) -> Result<File> {
+        let (place, path) = self.job.places.find_place(name);
+        let directory = match self.open.entry(&place.directory) {
+            Occupied(opened) => opened.into_mut(),
+            Vacant(missing) => missing.insert(File::open(&place.directory)?),
+        };
+        let file = open_below(directory, &place.directory, path)?;
         if file.metadata()?.is_file() {
             Ok(file)
         } else {
@@ -514,20 +522,7 @@ fn open_below(root: &File, shown: &Path, path: &str) -> io::Result<File> {
 /// Whether the file starts with what was read of it before: it was appended to, and not written anew.
 fn starts_with(file: &mut File, content: &Content) -> io::Result<bool> {
     file.rewind()?;
-    let mut hasher = Sha256::new();
-    let (mut file, mut buffer) = (file.take(content.size), vec![0; 64 << 10]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(content.sha256[..] == hasher.finalize()[..]),
-            length => hasher.update(&buffer[..length]),
-        }
-    }
-}
-
-fn starts_like_a_database(file: &mut File) -> io::Result<bool> {
-    let mut start = Vec::with_capacity(database::MAGIC.len());
-    file.take(database::MAGIC.len() as u64).read_to_end(&mut start)?;
-    Ok(start == database::MAGIC)
+    Ok(sha256_of(file.take(content.size))? == content.sha256)
 }
 
 /// What cannot be kept is in the tree too, so that it is known wherever the snapshot is.

@@ -3,6 +3,7 @@
 mod capture;
 pub mod diff;
 pub mod list;
+mod plan;
 pub mod prune;
 pub mod pull;
 pub mod push;

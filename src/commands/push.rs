@@ -10,7 +10,7 @@ use super::workplace::Workplace;
 use super::{Meter, Operation, PushOptions, PushReport, Trigger, prune};
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
-use crate::repository::id::{MachineId, PackId, SnapshotId};
+use crate::repository::id::{PackId, SnapshotId};
 use crate::repository::index::{Index, PackEntry};
 use crate::repository::manifest::{LISTED_EXCEPTIONS, Summary};
 use crate::repository::open::{IfMissing, Repository};
@@ -101,10 +101,6 @@ impl<'w> Upload<'w> {
         when_unchanged: WhenUnchanged,
         operation: &Operation,
     ) -> Result<Self> {
-        if !target.extra_paths.is_empty() {
-            return Err(Error::config("extraPaths", "is not supported by this version yet")
-                .advise("remove it; everything below the state directory is backed up without it"));
-        }
         let surveying = Survey::start(target, workplace, operation)?;
         let opened = Repository::open(target, Some(Arc::clone(&workplace.cache)), IfMissing::Create, operation).await;
         let survey = surveying.await?;
@@ -148,7 +144,7 @@ impl<'w> Upload<'w> {
         if took_long(self.listed_at.0.elapsed()) || self.listed_at.1.elapsed().is_ok_and(took_long) {
             confirm_packs(&mut self.repository, &self.index, &self.new_packs).await?;
         }
-        let id = write_manifest(&self.repository, self.workplace.machine, trigger, &self.captured).await?;
+        let id = write_manifest(&self.repository, self.workplace, trigger, &self.captured).await?;
         self.remember(Some(&id));
         Ok(id)
     }
@@ -209,7 +205,7 @@ async fn confirm_packs(repository: &mut Repository, index: &Index, new_packs: &[
 
 async fn write_manifest(
     repository: &Repository,
-    machine: MachineId,
+    workplace: &Workplace,
     trigger: Trigger,
     captured: &Captured,
 ) -> Result<SnapshotId> {
@@ -228,8 +224,10 @@ async fn write_manifest(
     let summary = Summary {
         created_at,
         trigger,
-        machine,
+        machine: workplace.machine,
         host: host_name(),
+        state_dir: workplace.places.state_dir().to_str().map(str::to_owned),
+        places: workplace.places.all().iter().skip(1).map(|place| place.name.clone()).collect(),
         writer: env!("CARGO_PKG_VERSION").into(),
         files: captured.files,
         bytes: captured.bytes,

@@ -6,6 +6,7 @@ use super::{Operation, StatusReport};
 use crate::config::Target;
 use crate::error::Result;
 use crate::repository::open::{IfMissing, Repository};
+use crate::state::places::Places;
 use crate::state::rules::Rules;
 use crate::state::scan::scan;
 use crate::task::blocking;
@@ -15,16 +16,16 @@ use crate::task::blocking;
 /// # Errors
 /// Those of [`Repository::open`] and of the store, `CANCELLED`.
 pub async fn status(target: &Target, operation: &Operation) -> Result<StatusReport> {
-    let rules = Rules::new(&target.include, &target.exclude, target.encrypt)?;
     let scanning = {
-        let (state_dir, operation) = (target.state_dir.clone(), operation.clone());
+        let (target, operation) = (target.clone(), operation.clone());
         // On an empty machine there is nothing to look at yet.
         blocking(move || {
-            if state_dir.is_dir() {
-                scan(&state_dir, &rules, &operation).map(|scan| scan.rebuildable)
-            } else {
-                Ok(Vec::new())
+            if !target.state_dir.is_dir() {
+                return Ok(Vec::new());
             }
+            let places = Places::find(&target);
+            let (rules, _) = Rules::of(&target, &places)?;
+            scan(&places, &rules, &operation).map(|scan| scan.rebuildable)
         })
     };
     let repository =

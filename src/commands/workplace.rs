@@ -6,6 +6,7 @@ use crate::cache::Cache;
 use crate::config::Target;
 use crate::error::Result;
 use crate::repository::id::MachineId;
+use crate::state::places::Places;
 use crate::state::private::{FOLDER, Lock, PrivateFolder};
 use crate::state::swap;
 use crate::task::blocking;
@@ -16,6 +17,8 @@ pub(super) struct Workplace {
     pub(super) folder: PrivateFolder,
     pub(super) cache: Arc<Cache>,
     pub(super) machine: MachineId,
+    /// Where the parts of the state lie.
+    pub(super) places: Places,
     /// What became of a rollback that had been interrupted.
     pub(super) recovered: Option<swap::Recovered>,
     _lock: Lock,
@@ -24,14 +27,17 @@ pub(super) struct Workplace {
 impl Workplace {
     /// Takes the lock, finishes or undoes a rollback that was interrupted, and opens the cache.
     pub(super) async fn open(target: &Target, verb: &'static str) -> Result<Self> {
-        let (state_dir, identity) = (target.state_dir.clone(), target.identity());
+        let target = target.clone();
         let open = move || {
-            let folder = PrivateFolder::open(&state_dir)?;
+            let folder = PrivateFolder::open(&target.state_dir)?;
             let lock = folder.lock(verb)?;
             folder.remove_temporary_folder()?;
-            let recovered = swap::recover(&state_dir, &folder)?;
-            let cache = Arc::new(Cache::open(&folder.path("cache.sqlite"), &identity)?);
-            Ok(Self { machine: folder.machine_id()?, cache, folder, recovered, _lock: lock })
+            let recovered = swap::recover(&target.state_dir, &folder)?;
+            // Not before: an interrupted rollback may have left half of a configuration.
+            let places = Places::find(&target);
+            swap::remove_left_over(&places, &folder)?;
+            let cache = Arc::new(Cache::open(&folder.path("cache.sqlite"), &target.identity())?);
+            Ok(Self { machine: folder.machine_id()?, cache, folder, places, recovered, _lock: lock })
         };
         blocking(open).await
     }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::{Endpoint, PLUGIN_ID, Retention, Secret, Target, Timeouts};
+use super::{Endpoint, PLUGIN_ID, Retention, Secret, Target, Timeouts, Variables};
 use crate::error::{Error, Result};
 use crate::state::openclaw_config::reference_name;
 
-const FIELDS: [&str; 20] = [
+const FIELDS: [&str; 21] = [
     "keyId",
     "applicationKey",
     "bucket",
@@ -31,6 +31,7 @@ const FIELDS: [&str; 20] = [
     "timeouts",
     "authorizeUrl",
     "stateDir",
+    "configPath",
 ];
 /// Names that other backup tools, or other versions of this one, give to a field.
 const ALIASES: [(&str, &str); 9] = [
@@ -124,6 +125,8 @@ impl Target {
                 None => DEFAULT_AUTHORIZE_URL.into(),
             },
             timeouts: timeouts(&fields)?,
+            config_path: fields.text("configPath")?.map(|text| absolute("configPath", &text)).transpose()?,
+            variables: Variables::default(),
         })
     }
 }

@@ -9,7 +9,9 @@ use serde_json::{Map, Value};
 
 use super::{PLUGIN_ID, Target};
 use crate::error::{Code, Error, Result};
-use crate::state::openclaw_config::{Environment, load, load_dotenv, read_bounded, reference_name};
+use crate::state::openclaw_config::{
+    Environment, home_dir, load, load_dotenv, read_bounded, reference_name, user_path,
+};
 
 /// Fields that may be secret references, or `$NAME` for short.
 const SECRET_FIELDS: [&str; 3] = ["keyId", "applicationKey", "passphrase"];
@@ -87,22 +89,19 @@ impl Resolve {
             Error::config("stateDir", format!("{} is not UTF-8", state_dir.display())).advise("rename the directory")
         })?;
         fields.insert("stateDir".into(), shown.into());
+        if named.is_some() {
+            fields.insert("configPath".into(), path.to_string_lossy().into());
+        }
         Ok(Value::Object(fields))
     }
 
     fn home(&self) -> Result<PathBuf> {
-        ["OPENCLAW_HOME", "HOME", "USERPROFILE"]
-            .iter()
-            .find_map(|name| self.env.get(*name).filter(|value| !value.is_empty()))
-            .map(PathBuf::from)
+        home_dir(&self.env)
             .ok_or_else(|| Error::config("stateDir", "there is no home directory").advise("name it with --state-dir"))
     }
 
     fn absolute(&self, path: &Path) -> Result<PathBuf> {
-        if let Ok(rest) = path.strip_prefix("~") {
-            return Ok(self.home()?.join(rest));
-        }
-        std::path::absolute(path).map_err(|error| Error::io("resolve", path, error))
+        user_path(path, &self.env)
     }
 }
 

@@ -31,6 +31,12 @@ pub struct Summary {
     pub machine: MachineId,
     /// That machine's host name, for people.
     pub host: String,
+    /// The state directory's path on that machine, if it is text: settings that name something in it are adapted on another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_dir: Option<String>,
+    /// The names of the places outside the state directory that it was to hold, whether there was anything or not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<String>,
     /// Version of this software that wrote it.
     pub writer: String,
     /// Files and databases.
@@ -157,6 +163,8 @@ mod tests {
             trigger: Trigger::Schedule,
             machine: MachineId([5; 16]),
             host: "kestrel".into(),
+            state_dir: None,
+            places: Vec::new(),
             writer: "0.2.0".into(),
             files: 3,
             bytes: 4,

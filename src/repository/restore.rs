@@ -162,16 +162,20 @@ impl Target {
             }
             self.meter.bytes(written);
             if self.lacking[number as usize].fetch_sub(written, Ordering::AcqRel) == written {
-                let mut hasher = Sha256::new();
-                if written == entry.size {
+                let sha256 = if written == entry.size {
                     // All of it is at hand.
-                    for (_, content) in &parts {
-                        hasher.update(content);
-                    }
+                    parts
+                        .iter()
+                        .fold(Sha256::new(), |hasher, (_, content)| hasher.chain_update(content))
+                        .finalize()
+                        .into()
                 } else {
-                    hash_file(&file, &mut hasher).map_err(|error| self.failed("read", &entry.path, error))?;
-                }
-                self.complete(entry, &file, hasher.finalize().into())?;
+                    // It may have been written in any order.
+                    let mut whole = &file;
+                    let rewound = io::Seek::rewind(&mut whole);
+                    rewound.and_then(|()| sha256_of(whole)).map_err(|error| self.failed("read", &entry.path, error))?
+                };
+                self.complete(entry, &file, sha256)?;
             }
         }
         Ok(())
@@ -219,13 +223,15 @@ impl Target {
     }
 }
 
-/// Hashes a whole file that may have been written in any order.
-fn hash_file(mut file: &cap_std::fs::File, hasher: &mut Sha256) -> io::Result<()> {
-    io::Seek::rewind(&mut file)?;
-    let mut buffer = vec![0; 256 << 10];
+/// The SHA-256 of everything that `source` still gives.
+///
+/// # Errors
+/// Those of reading.
+pub fn sha256_of(mut source: impl Read) -> io::Result<[u8; 32]> {
+    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 256 << 10]);
     loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(()),
+        match source.read(&mut buffer)? {
+            0 => return Ok(hasher.finalize().into()),
             length => hasher.update(&buffer[..length]),
         }
     }

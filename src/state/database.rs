@@ -5,7 +5,7 @@
 //! PRIMARY KEY nor an index), and has no write-ahead log beside it.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -88,11 +88,20 @@ fn failed(what: &str, path: &Path) -> impl Fn(rusqlite::Error) -> Error {
     }
 }
 
-/// Whether the file starts as databases do.
+/// Whether what `source` gives starts as databases do.
+///
+/// # Errors
+/// Those of reading.
+pub fn starts_like_one(source: &mut impl Read) -> io::Result<bool> {
+    let mut start = Vec::with_capacity(MAGIC.len());
+    source.take(MAGIC.len() as u64).read_to_end(&mut start)?;
+    Ok(start == MAGIC)
+}
+
+/// Whether there is a file that starts as databases do.
 #[must_use]
 pub fn has_magic(path: &Path) -> bool {
-    let mut start = [0; MAGIC.len()];
-    File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *MAGIC
+    File::open(path).and_then(|mut file| starts_like_one(&mut file)).unwrap_or(false)
 }
 
 /// Makes a private copy of the database at `source` in the new file `copy`, without the rows that must stay home.
@@ -425,6 +434,29 @@ pub fn check_integrity(path: &Path) -> Result<()> {
     }
 }
 
+/// Whether `OpenClaw`'s staged database is of a schema that this machine's `OpenClaw` knows: no newer one than that of the
+/// live database, which it has brought up to date.
+///
+/// # Errors
+/// `CONFIG` when it is newer.
+pub fn check_version(live: &Path, staged: &Path) -> Result<()> {
+    let version = |path: &Path| -> Option<i64> {
+        let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let connection = Connection::open_with_flags(path, flags).ok()?;
+        connection.pragma_query_value(None, "user_version", |row| row.get(0)).ok()
+    };
+    match (version(live), version(staged)) {
+        (Some(here), Some(there)) if there > here && here > 0 => {
+            let problem =
+                format!("{} in the snapshot has schema {there}, and this OpenClaw uses {here}", live.display());
+            Err(Error::new(Code::Config, problem).at_path(live.display().to_string()).advise(
+                "update OpenClaw to the version that the snapshot was taken with, and start it once; then try again",
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A database that nobody else has open, and that nobody can open until this is dropped.
 #[derive(Debug)]
 pub struct Exclusive {
@@ -515,6 +547,12 @@ fn holder_of(path: &Path) -> Option<String> {
 /// What SQLite appends to a database's name for its write-ahead log, the index of that, and its rollback journal.
 pub const SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
+/// The database whose side file this is, by its name.
+#[must_use]
+pub fn owner_of_side_file(path: &str) -> Option<&str> {
+    SIDE_FILES.iter().find_map(|suffix| path.strip_suffix(suffix))
+}
+
 /// The database's own side files, which belong to it and to no other.
 #[must_use]
 pub fn side_files(path: &Path) -> [PathBuf; 3] {
@@ -530,16 +568,10 @@ pub fn side_files(path: &Path) -> [PathBuf; 3] {
 #[must_use]
 pub fn is_side_file(path: &Path) -> bool {
     let Some(path) = path.to_str() else { return false };
-    let mut owners = ["-wal", "-shm", "-journal"].iter().filter_map(|suffix| path.strip_suffix(suffix));
-    owners.any(|owner| {
-        let mut start = [0; MAGIC.len()];
+    owner_of_side_file(path).is_some_and(|owner| {
+        let owner = Path::new(owner);
         // Those of OpenClaw's hold credentials: they stay home also when their database is damaged or gone.
-        if is_openclaws(Path::new(owner)) {
-            return true;
-        }
-        std::fs::symlink_metadata(owner).is_ok_and(|meta| meta.is_file())
-            && std::fs::File::open(owner).and_then(|mut file| file.read_exact(&mut start)).is_ok()
-            && start == *MAGIC
+        is_openclaws(owner) || std::fs::symlink_metadata(owner).is_ok_and(|meta| meta.is_file()) && has_magic(owner)
     })
 }
 

@@ -2,6 +2,7 @@
 
 pub mod database;
 pub mod openclaw_config;
+pub mod places;
 pub mod private;
 pub mod rules;
 pub mod scan;

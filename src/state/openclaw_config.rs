@@ -43,15 +43,62 @@ const MAX_MERGED_DEPTH: usize = 512;
 /// # Errors
 /// `CONFIG` for anything in a file that is not as it should be, `IO` when one cannot be read.
 pub fn load(path: &Path, env: &Environment) -> Result<Option<Value>> {
+    Ok(load_with_files(path, env)?.map(|loaded| loaded.value))
+}
+
+/// A merged configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Loaded {
+    /// Its fields.
+    pub value: Value,
+    /// The files that it includes, absolute, each once.
+    pub files: Vec<PathBuf>,
+}
+
+/// [`load`], with the files that were included.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn load_with_files(path: &Path, env: &Environment) -> Result<Option<Loaded>> {
+    load_as_if(path, env, &|path| path.to_owned())
+}
+
+/// [`load_with_files`] as it will be once files that are still elsewhere are in place: `staged` says where each is.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn load_as_if(path: &Path, env: &Environment, staged: &dyn Fn(&Path) -> PathBuf) -> Result<Option<Loaded>> {
     let path = std::path::absolute(path).map_err(|error| Error::io("resolve", path, error))?;
-    let mut loader = Loader::new(&path, env);
+    let mut loader = Loader::new(&path, env, staged);
     let Some(text) = loader.read(&path, MAX_FILE_BYTES)? else { return Ok(None) };
     let value = parse(&text).map_err(|problem| syntax_error(&path, &problem))?;
     let mut chain = vec![normalize(&path)];
     let mut value = loader.expand(value, &mut chain, 0)?;
     let variables = with_config_variables(env, &value);
     substitute(&mut value, &variables);
-    Ok(Some(value))
+    Ok(Some(Loaded { value, files: loader.included }))
+}
+
+/// The home directory as `OpenClaw` sees it.
+#[must_use]
+pub fn home_dir(env: &Environment) -> Option<PathBuf> {
+    let homes = ["OPENCLAW_HOME", "HOME", "USERPROFILE"];
+    homes.iter().find_map(|name| env.get(*name).filter(|value| !value.is_empty())).map(PathBuf::from)
+}
+
+/// A path as a person writes it: `~` is the home directory.
+///
+/// # Errors
+/// `CONFIG` when there is no home directory, `IO` when there is no working directory.
+pub fn user_path(path: impl AsRef<Path>, env: &Environment) -> Result<PathBuf> {
+    let path = path.as_ref();
+    if let Ok(rest) = path.strip_prefix("~") {
+        let missing =
+            || Error::config("HOME", "there is no home directory").advise("set HOME, or write absolute paths");
+        // Of its own: with an empty rest `join` would add a slash.
+        return Ok(home_dir(env).ok_or_else(missing)?.join(rest).components().collect());
+    }
+    std::path::absolute(path).map_err(|error| Error::io("resolve", path, error))
 }
 
 /// What `OpenClaw` calls its configuration, in the state directory.
@@ -71,24 +118,74 @@ const OWN_SETTINGS: &[&[&str]] = &[
 /// # Errors
 /// `IO`.
 pub fn keep_own_settings(live: &Path, staged: &Path) -> Result<()> {
-    let read = |path: &Path| -> Result<Option<Value>> {
-        let text = read_bounded(path, MAX_FILE_BYTES)?;
-        Ok(text.and_then(|text| parse(&text).ok()).filter(Value::is_object))
-    };
-    let (Some(own), Some(mut merged)) = (read(live)?, read(staged)?) else { return Ok(()) };
-    let before = merged.clone();
-    for path in OWN_SETTINGS {
-        set_at(&mut merged, path, path.iter().try_fold(&own, |value, name| value.get(name)).cloned());
+    let Some(own) = read_object(live)? else { return Ok(()) };
+    edit(staged, |staged| {
+        for path in OWN_SETTINGS {
+            set_at(staged, path, path.iter().try_fold(&own, |value, name| value.get(name)).cloned());
+        }
+    })
+    .map(|_| ())
+}
+
+/// Sets texts in a configuration file, each at the path of its names; `false` when the file makes no sense.
+///
+/// # Errors
+/// `IO`.
+pub fn set(file: &Path, settings: &[(Vec<String>, String)]) -> Result<bool> {
+    edit(file, |config| {
+        for (path, text) in settings {
+            let path: Vec<&str> = path.iter().map(String::as_str).collect();
+            set_at(config, &path, Some(text.as_str().into()));
+        }
+    })
+}
+
+/// Has every text of a configuration file that is a path in the directory `from` name the same in `to`.
+///
+/// # Errors
+/// `IO`.
+pub fn move_paths(file: &Path, from: &Path, to: &Path) -> Result<()> {
+    fn walk(value: &mut Value, from: &Path, to: &Path) {
+        match value {
+            Value::String(text) => {
+                if let Ok(below) = Path::new(text.as_str()).strip_prefix(from) {
+                    *text = to.join(below).components().collect::<PathBuf>().display().to_string();
+                }
+            }
+            Value::Array(items) => items.iter_mut().for_each(|item| walk(item, from, to)),
+            Value::Object(fields) => fields.values_mut().for_each(|item| walk(item, from, to)),
+            _ => {}
+        }
     }
-    if merged != before {
-        let text = serde_json::to_string_pretty(&merged).map_err(|error| Error::config(CONFIG_FILE, error))?;
-        std::fs::write(staged, text + "\n").map_err(|error| Error::io("write", staged, error))?;
+    edit(file, |config| walk(config, from, to)).map(|_| ())
+}
+
+fn read_object(path: &Path) -> Result<Option<Value>> {
+    let text = read_bounded(path, MAX_FILE_BYTES)?;
+    Ok(text.and_then(|text| parse(&text).ok()).filter(Value::is_object))
+}
+
+/// Changes a configuration file; one that stays the same is not written, so that its comments live. `false` when it makes no
+/// sense.
+fn edit(path: &Path, change: impl FnOnce(&mut Value)) -> Result<bool> {
+    let Some(before) = read_object(path)? else { return Ok(false) };
+    let mut after = before.clone();
+    change(&mut after);
+    if after != before {
+        let text = serde_json::to_string_pretty(&after).map_err(|error| Error::config(CONFIG_FILE, error))?;
+        std::fs::write(path, text + "\n").map_err(|error| Error::io("write", path, error))?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Sets or removes what is at `path`, making objects on the way as needed.
 fn set_at(value: &mut Value, path: &[&str], new: Option<Value>) {
+    if let (Value::Array(items), [number, rest @ ..]) = (&mut *value, path) {
+        if let Some(item) = number.parse().ok().and_then(|number: usize| items.get_mut(number)) {
+            set_at(item, rest, new);
+        }
+        return;
+    }
     let Value::Object(object) = value else { return };
     match (path, new) {
         ([name], Some(new)) => _ = object.insert((*name).to_owned(), new),
@@ -245,22 +342,26 @@ impl<'de> Visitor<'de> for Bounded {
     }
 }
 
-struct Loader {
+struct Loader<'a> {
+    /// Where the content of a file is read.
+    staged: &'a dyn Fn(&Path) -> PathBuf,
+    /// What was included so far.
+    included: Vec<PathBuf>,
     /// Directories that included files must lie in, as written and with symlinks resolved.
     roots: Vec<(PathBuf, PathBuf)>,
     files: usize,
     bytes: u64,
 }
 
-impl Loader {
-    fn new(path: &Path, env: &Environment) -> Self {
+impl<'a> Loader<'a> {
+    fn new(path: &Path, env: &Environment, staged: &'a dyn Fn(&Path) -> PathBuf) -> Self {
         let directory = path.parent().unwrap_or(path).to_path_buf();
         let listed = env.get("OPENCLAW_INCLUDE_ROOTS").map(std::env::split_paths);
         let roots = std::iter::once(directory)
             .chain(listed.into_iter().flatten().filter(|root| root.is_absolute()))
             .map(|root| (normalize(&root), root.canonicalize().unwrap_or_else(|_| normalize(&root))))
             .collect();
-        Self { roots, files: 0, bytes: 0 }
+        Self { staged, included: Vec::new(), roots, files: 0, bytes: 0 }
     }
 
     fn read(&mut self, path: &Path, limit: u64) -> Result<Option<String>> {
@@ -268,7 +369,7 @@ impl Loader {
         if self.files > MAX_FILES {
             return Err(include_error(path, format!("more than {MAX_FILES} files are included")));
         }
-        let text = read_bounded(path, limit)?;
+        let text = read_bounded(&(self.staged)(path), limit)?;
         self.bytes += text.as_ref().map_or(0, |text| text.len() as u64);
         if self.bytes > MAX_TOTAL_BYTES {
             return Err(include_error(path, format!("the included files exceed {} MiB", MAX_TOTAL_BYTES >> 20)));
@@ -340,6 +441,9 @@ impl Loader {
             return Err(include_error(&from, format!("$include {name:?} names a file that does not exist")));
         };
         let value = parse(&text).map_err(|problem| syntax_error(&path, &problem))?;
+        if !self.included.contains(&path) {
+            self.included.push(path.clone());
+        }
         chain.push(path);
         let value = self.expand(value, chain, level + 1);
         chain.pop();

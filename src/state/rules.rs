@@ -3,8 +3,15 @@
 //! Everything below the state directory does, except what these tables name. Paths are relative to the state directory,
 //! with `/` between segments. `*` stays within a segment, `**` does not.
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use std::path::Path;
 
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+
+use super::openclaw_config::read_bounded;
+use super::places::Places;
+use crate::commands::Exception;
+use crate::config::Target;
 use crate::error::{Error, Result};
 
 /// Credentials of this machine, and this product's own folder with the machine's id and what a rollback is made with.
@@ -67,8 +74,14 @@ const LOCK_FILES_OF_PROJECTS: &[&str] = &[
 /// Directories that a tool fills again from what is in the snapshot.
 const REBUILDABLE: &[&str] = &["**/node_modules", "**/__pycache__", "**/.venv"];
 
-/// Files that hold credentials among other things; they stay out of a repository that is not encrypted.
+/// Files that hold credentials among other things; they stay out of a repository that is not encrypted. So does what the
+/// configuration includes.
 const CONFIG_WITH_SECRETS: &[&str] = &["openclaw.json", "openclaw.json.*"];
+
+/// A file at the top of a workspace whose lines say, as those of a `.gitignore` do, what of the workspace is left out.
+pub const IGNORE_FILE: &str = ".b2-backup-ignore";
+/// The largest such file, in bytes.
+const MAX_IGNORE_FILE: u64 = 1 << 20;
 
 /// Why a path is not in a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,9 +112,39 @@ pub struct Rules {
     include: GlobSet,
     /// The literal beginnings of the include globs: a directory that is left out is still entered on the way to them.
     include_starts: Vec<String>,
+    /// The ignore files, each with the name of its workspace and a slash.
+    ignored: Vec<(String, Gitignore)>,
 }
 
 impl Rules {
+    /// The rules for one instance, with its configuration's `include` and `exclude` and the ignore files in its workspaces.
+    /// Exceptions are lines of those that make no sense.
+    ///
+    /// # Errors
+    /// `CONFIG` naming the field when a glob is malformed.
+    pub fn of(target: &Target, places: &Places) -> Result<(Self, Vec<Exception>)> {
+        let mut rules = Self::new(&target.include, &target.exclude, target.encrypt)?;
+        if !target.encrypt {
+            let names = places.config_files.iter().map(|name| globset::escape(name));
+            rules.needs_encryption =
+                glob_set("rules", CONFIG_WITH_SECRETS.iter().map(ToString::to_string).chain(names))?;
+        }
+        let mut exceptions = Vec::new();
+        for name in &places.workspaces {
+            let file = format!("{name}/{IGNORE_FILE}");
+            let path = places.locate(&file);
+            // Like every other file of a workspace it may be an agent's: what it leads to is not read.
+            if !path.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
+                continue;
+            }
+            match read_ignore_file(&path) {
+                Ok(ignored) => rules.ignored.push((format!("{name}/"), ignored)),
+                Err(reason) => exceptions.push(Exception { path: file, reason }),
+            }
+        }
+        Ok((rules, exceptions))
+    }
+
     /// The product's rules, extended by the configuration's `include` and `exclude`.
     ///
     /// # Errors
@@ -126,6 +169,7 @@ impl Rules {
                     glob.split(['*', '?', '[', '{']).next().unwrap_or_default().trim_end_matches('/').to_owned()
                 })
                 .collect(),
+            ignored: Vec::new(),
         })
     }
 
@@ -139,7 +183,7 @@ impl Rules {
         if self.needs_encryption.is_match(path) {
             return Verdict::NeedsEncryption;
         }
-        if self.exclude.is_match(path) {
+        if self.exclude.is_match(path) || self.is_ignored(path) {
             return Verdict::Excluded;
         }
         if self.include.is_match(path) {
@@ -152,6 +196,13 @@ impl Rules {
             return Verdict::Rebuildable;
         }
         Verdict::Keep
+    }
+
+    fn is_ignored(&self, path: &str) -> bool {
+        self.ignored.iter().any(|(workspace, ignored)| {
+            // Whether it is a directory does not show in a path: what is meant for directories alone counts for all.
+            path.strip_prefix(workspace).is_some_and(|path| ignored.matched_path_or_any_parents(path, true).is_ignore())
+        })
     }
 
     /// Whether a scan would come to `path` and keep it.
@@ -175,6 +226,15 @@ impl Rules {
                 || path.starts_with(&format!("{start}/"))
         })
     }
+}
+
+fn read_ignore_file(path: &Path) -> std::result::Result<Gitignore, String> {
+    let text = read_bounded(path, MAX_IGNORE_FILE).map_err(|error| error.to_string())?.unwrap_or_default();
+    let mut builder = GitignoreBuilder::new("");
+    for line in text.lines() {
+        builder.add_line(None, line).map_err(|error| format!("its line {line:?} is not understood: {error}"))?;
+    }
+    builder.build().map_err(|error| error.to_string())
 }
 
 /// Compiles globs as this product understands them; errors name `field`.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use super::database::is_side_file;
+use super::places::{Place, Places, join};
 use super::rules::{Rules, Verdict};
 use crate::commands::{Exception, Operation};
 use crate::error::{Error, Result};
@@ -16,7 +17,7 @@ use crate::repository::restore::parents;
 /// Something that belongs into a snapshot.
 #[derive(Debug, Clone)]
 pub struct Found {
-    /// Relative to the state directory, `/` between segments.
+    /// What a snapshot calls it; see [`Places`].
     pub path: String,
     /// What it is.
     pub kind: FoundKind,
@@ -102,74 +103,19 @@ pub struct Scan {
     pub rebuildable: Vec<String>,
 }
 
-/// Walks the state directory by the rules.
+/// Walks all places by the rules.
 ///
 /// # Errors
 /// `IO` when the state directory itself cannot be read, `CANCELLED`.
-pub fn scan(state_dir: &Path, rules: &Rules, operation: &Operation) -> Result<Scan> {
-    let mut scan = Scan::default();
-    let mut logs = HashSet::new();
-    let mut walk = WalkDir::new(state_dir).follow_links(false).min_depth(1).into_iter();
-    while let Some(step) = walk.next() {
-        operation.check()?;
-        let entry = match step {
-            Ok(entry) => entry,
-            Err(error) => {
-                let path = error.path().unwrap_or(state_dir).to_owned();
-                let gone = error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
-                if path == state_dir {
-                    let error = error.into_io_error().unwrap_or_else(|| io::Error::other("cannot be walked"));
-                    return Err(Error::io("read", state_dir, error));
-                }
-                if !gone {
-                    scan.exceptions.push(Exception { path: relative(state_dir, &path).1, reason: error.to_string() });
-                }
-                continue;
-            }
-        };
-        let is_dir = entry.file_type().is_dir();
-        let (name_is_text, path) = relative(state_dir, entry.path());
-        if path.ends_with("-wal") {
-            logs.insert(entry.path().to_owned());
-        }
-        match scan_verdict(rules, &path, entry.path(), is_dir) {
-            Verdict::Keep => {}
-            verdict => {
-                if verdict == Verdict::Rebuildable {
-                    scan.rebuildable.push(path.clone());
-                }
-                if verdict == Verdict::NeedsEncryption {
-                    let reason = "it may hold credentials, which an unencrypted repository never gets".into();
-                    scan.exceptions.push(Exception { path: path.clone(), reason });
-                }
-                if is_dir && !(verdict == Verdict::Ephemeral && rules.may_include_below(&path)) {
-                    walk.skip_current_dir();
-                }
-                continue;
-            }
-        }
-        if !name_is_text {
-            scan.exceptions.push(Exception { path, reason: "its name is not valid UTF-8".into() });
-            if is_dir {
-                walk.skip_current_dir();
-            }
-            continue;
-        }
-        if entry.file_type().is_file() && is_side_file(entry.path()) {
-            continue;
-        }
-        match inspect(&entry, path.clone()) {
-            Ok(Some(found)) => scan.found.push(found),
-            Ok(None) => {
-                scan.exceptions
-                    .push(Exception { path, reason: "it is neither a file, a directory nor a symlink".into() });
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => scan.exceptions.push(Exception { path, reason: error.to_string() }),
-        }
+pub fn scan(places: &Places, rules: &Rules, operation: &Operation) -> Result<Scan> {
+    let mut walk = Walk { places, rules, operation, scan: Scan::default(), logs: HashSet::new() };
+    walk.scan.exceptions.clone_from(&places.exceptions);
+    for place in places.all() {
+        walk.walk(place)?;
     }
+    let Walk { mut scan, logs, .. } = walk;
     for found in &mut scan.found {
-        let mut log = state_dir.join(&found.path).into_os_string();
+        let mut log = places.locate(&found.path).into_os_string();
         log.push("-wal");
         let log = PathBuf::from(log);
         if found.kind == FoundKind::File
@@ -180,9 +126,97 @@ pub fn scan(state_dir: &Path, rules: &Rules, operation: &Operation) -> Result<Sc
         }
     }
     make_a_tree(&mut scan.found);
-    add_parents(state_dir, &mut scan.found);
+    add_parents(places, &mut scan.found);
     scan.found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(scan)
+}
+
+struct Walk<'a> {
+    places: &'a Places,
+    rules: &'a Rules,
+    operation: &'a Operation,
+    scan: Scan,
+    /// Write-ahead logs that were seen.
+    logs: HashSet<PathBuf>,
+}
+
+impl Walk<'_> {
+    fn walk(&mut self, place: &Place) -> Result<()> {
+        let root = place.path();
+        let is_state = place.name.is_empty();
+        if !is_state && !root.exists() {
+            // An agent that has not worked yet.
+            return Ok(());
+        }
+        let others: HashSet<PathBuf> = self.places.all().iter().map(Place::path).filter(|path| *path != root).collect();
+        let mut walk = WalkDir::new(&root).follow_links(false).min_depth(usize::from(is_state)).into_iter();
+        while let Some(step) = walk.next() {
+            self.operation.check()?;
+            let entry = match step {
+                Ok(entry) => entry,
+                Err(error) => {
+                    let path = error.path().unwrap_or(&root).to_owned();
+                    let gone = error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
+                    if is_state && path == root {
+                        let error = error.into_io_error().unwrap_or_else(|| io::Error::other("cannot be walked"));
+                        return Err(Error::io("read", &root, error));
+                    }
+                    if !gone {
+                        self.except(named(place, &root, &path).1, error.to_string());
+                    }
+                    continue;
+                }
+            };
+            let is_dir = entry.file_type().is_dir();
+            let (name_is_text, path) = named(place, &root, entry.path());
+            // What is a place of its own is walked as that, and what only has the name of one is not what it means.
+            if entry.depth() > 0 && (others.contains(entry.path()) || self.places.is_place(&path)) {
+                if is_dir {
+                    walk.skip_current_dir();
+                }
+                continue;
+            }
+            if path.ends_with("-wal") {
+                self.logs.insert(entry.path().to_owned());
+            }
+            if !self.look_at(&entry, path, name_is_text) && is_dir {
+                walk.skip_current_dir();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one entry into the scan, or leaves it out; `false` for a directory that is not to be entered.
+    fn look_at(&mut self, entry: &walkdir::DirEntry, path: String, name_is_text: bool) -> bool {
+        let verdict = scan_verdict(self.rules, &path, entry.path(), entry.file_type().is_dir());
+        if verdict != Verdict::Keep {
+            let is_entered = verdict == Verdict::Ephemeral && self.rules.may_include_below(&path);
+            if verdict == Verdict::Rebuildable {
+                self.scan.rebuildable.push(path);
+            } else if verdict == Verdict::NeedsEncryption {
+                self.except(path, "it may hold credentials, which an unencrypted repository never gets");
+            }
+            return is_entered;
+        }
+        if !name_is_text {
+            self.except(path, "its name is not valid UTF-8");
+            return false;
+        }
+        if entry.file_type().is_file() && is_side_file(entry.path()) {
+            return true;
+        }
+        match inspect(entry, path.clone()) {
+            Ok(Some(found)) => self.scan.found.push(found),
+            Ok(None) => self.except(path, "it is neither a file, a directory nor a symlink"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.except(path, error.to_string()),
+        }
+        true
+    }
+
+    fn except(&mut self, path: String, reason: impl Into<String>) {
+        self.scan.exceptions.push(Exception { path, reason: reason.into() });
+    }
 }
 
 /// The rules' verdict, and `Rebuildable` for a directory that says so itself by the Cache Directory Tagging
@@ -210,20 +244,18 @@ fn make_a_tree(found: &mut Vec<Found>) {
 }
 
 /// Directories that were left out but entered on the way to something included belong to the tree too.
-fn add_parents(state_dir: &Path, found: &mut Vec<Found>) {
+fn add_parents(places: &Places, found: &mut Vec<Found>) {
     let mut known: HashSet<String> =
         found.iter().filter(|found| found.kind == FoundKind::Directory).map(|found| found.path.clone()).collect();
     let mut missing = Vec::new();
     for one in found.iter() {
-        let mut path = one.path.as_str();
-        while let Some((parent, _)) = path.rsplit_once('/') {
+        for parent in places.parents(&one.path) {
             if !known.insert(parent.to_owned()) {
                 break;
             }
-            if let Ok(meta) = std::fs::symlink_metadata(state_dir.join(parent)) {
+            if let Ok(meta) = std::fs::symlink_metadata(places.locate(parent)) {
                 missing.push(describe(parent.to_owned(), FoundKind::Directory, &meta));
             }
-            path = parent;
         }
     }
     found.append(&mut missing);
@@ -252,12 +284,12 @@ fn describe(path: String, kind: FoundKind, meta: &Metadata) -> Found {
     Found { path, mode: mode(meta), mtime: times_and_inode(meta).0, size, signature, kind }
 }
 
-/// Whether the path is valid UTF-8, and the path as text, with replacement characters if it is not.
-fn relative(state_dir: &Path, path: &Path) -> (bool, String) {
-    let relative = path.strip_prefix(state_dir).unwrap_or(path);
+/// Whether the path is valid UTF-8, and what a snapshot calls it, with replacement characters if it is not.
+fn named(place: &Place, root: &Path, path: &Path) -> (bool, String) {
+    let relative = path.strip_prefix(root).unwrap_or(path);
     let text = relative.to_string_lossy();
     let text = if cfg!(windows) { text.replace('\\', "/") } else { text.into_owned() };
-    (relative.to_str().is_some(), text)
+    (relative.to_str().is_some(), join(&place.name, &text))
 }
 
 /// The lower 12 bits of `st_mode`.
@@ -327,7 +359,7 @@ mod tests {
         std::fs::set_permissions(root.join("workspace"), std::fs::Permissions::from_mode(0o750)).unwrap();
 
         let rules = Rules::new(&["media/keep/**".into()], &[], true).unwrap();
-        let scan = scan(root, &rules, &Operation::default()).unwrap();
+        let scan = scan(&Places::within(root), &rules, &Operation::default()).unwrap();
         assert_eq!(
             paths(&scan),
             [
@@ -381,7 +413,8 @@ mod tests {
         std::fs::write(state.path().join("x.sqlite"), "db").unwrap();
         let signature = || Signature::of(&state.path().join("x.sqlite")).unwrap();
         let rules = Rules::new(&[], &[], true).unwrap();
-        let scanned = || scan(state.path(), &rules, &Operation::default()).unwrap().found.remove(0).signature;
+        let scanned =
+            || scan(&Places::within(state.path()), &rules, &Operation::default()).unwrap().found.remove(0).signature;
         let before = signature();
         assert_eq!(before, scanned());
         std::fs::write(state.path().join("x.sqlite-wal"), "log").unwrap();

@@ -5,35 +5,39 @@
 //! moves out of it. The swap counts as done once the journal is gone. [`recover`] finishes what a crash interrupted, or
 //! takes it back if it cannot be finished.
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry::Vacant;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::database::{self, Exclusive};
+use super::places::{Place, Places, join};
 use super::private::{FOLDER, PrivateFolder, remove_tree, sync_parent, write_durably};
 use crate::error::{Code, Error, Result};
-use crate::repository::restore::{set_mode, time};
+use crate::repository::restore::{set_mode, sha256_of, time};
 use crate::repository::tree::{Entry, Kind};
 
 /// Holds everything of a swap under way, in the private folder.
 const SWAP: &str = "rollback";
 /// Where what could not be saved elsewhere stays after it was replaced, in the private folder.
 pub const SET_ASIDE: &str = "set-aside";
-/// The same two at the top of another file system that is mounted in the state directory, for instance a workspace in a
-/// volume of its own: nothing can be renamed across file systems.
-const SWAP_IN_MOUNT: &str = ".b2-backup-rollback";
-/// What [`SET_ASIDE`] is called at the top of another file system.
-pub const SET_ASIDE_IN_MOUNT: &str = ".b2-backup-set-aside";
+/// The same two at the top of another volume, for instance a workspace outside the state directory: nothing can be renamed
+/// across file systems.
+const SWAP_IN_VOLUME: &str = ".b2-backup-rollback";
+/// What [`SET_ASIDE`] is called at the top of another volume.
+pub const SET_ASIDE_IN_VOLUME: &str = ".b2-backup-set-aside";
+/// What is to come, and what was taken away, in each of the folders of a swap.
+const NEW: &str = "new";
+const OLD: &str = "old";
 const JOURNAL: &str = "journal.json";
 /// Says, in the private folder, that what is staged waits for its time.
 pub const PREPARED: &str = "prepared.json";
 
-/// One step of a swap. Paths are relative to the state directory, `/` between segments.
+/// One step of a swap. Paths are names as in a snapshot; see [`Places`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum Step {
@@ -99,17 +103,98 @@ struct Journal {
     occasion: Occasion,
     /// Whether the steps are being taken back.
     undo: bool,
-    /// Where other file systems are mounted.
-    mounts: Vec<String>,
+    volumes: Volumes,
     steps: Vec<Step>,
+}
+
+/// A part of the state within which things can be renamed: a place, or a file system that is mounted in one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Volume {
+    place: Place,
+    is_mount: bool,
+}
+
+impl Volume {
+    /// The path below the volume's directory of what is called `name`, if it lies in it. A mount point does not lie in what
+    /// is mounted there.
+    fn below<'n>(&'n self, name: &'n str) -> Option<&'n str> {
+        let below = self.place.below(name).filter(|below| !(self.is_mount && below.is_empty()))?;
+        Some(if below.is_empty() { "." } else { below })
+    }
+
+    /// What holds everything of a swap, below the volume's directory.
+    fn swap_folder(&self) -> String {
+        if self.place.name.is_empty() { format!("{FOLDER}/{SWAP}") } else { SWAP_IN_VOLUME.into() }
+    }
+
+    /// What holds what is set aside.
+    fn set_aside(&self) -> String {
+        if self.place.name.is_empty() { format!("{FOLDER}/{SET_ASIDE}") } else { SET_ASIDE_IN_VOLUME.into() }
+    }
+}
+
+/// All volumes of a state, that of the state directory first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Volumes(Vec<Volume>);
+
+impl Volumes {
+    fn of(places: &Places) -> Self {
+        let volumes = places.all().iter().flat_map(|place| {
+            let mounts = if place.file.is_none() { mounts_below(&place.directory) } else { Vec::new() };
+            let mounted = mounts.into_iter().map(|mount| Volume {
+                place: Place { name: join(&place.name, &mount), directory: place.directory.join(mount), file: None },
+                is_mount: true,
+            });
+            std::iter::once(Volume { place: place.clone(), is_mount: false }).chain(mounted).collect::<Vec<_>>()
+        });
+        Self(volumes.collect())
+    }
+
+    /// The innermost volume that holds `name`, and the path below its directory.
+    fn find<'n>(&'n self, name: &'n str) -> (usize, &'n str) {
+        let holding = self.0.iter().enumerate().filter_map(|(number, volume)| Some((number, volume.below(name)?)));
+        holding.max_by_key(|(number, _)| self.0[*number].place.name.len()).unwrap_or((0, name))
+    }
+
+    fn locate(&self, name: &str) -> PathBuf {
+        let (number, below) = self.find(name);
+        self.0[number].place.directory.join(below)
+    }
+
+    /// All folders that hold something of a swap.
+    fn swap_folders(&self) -> impl Iterator<Item = PathBuf> {
+        self.0.iter().map(|volume| volume.place.directory.join(volume.swap_folder()))
+    }
+
+    /// Follows a state directory that was moved as a whole.
+    fn move_to(&mut self, state_dir: &Path) {
+        let before = self.0[0].place.directory.clone();
+        for Volume { place, .. } in &mut self.0 {
+            if let Ok(below) = place.directory.strip_prefix(&before) {
+                place.directory = state_dir.join(below);
+            }
+        }
+    }
+
+    /// Whether all names are those of something below, and all directories can only mean one. This program wrote them to its
+    /// private folder, but the disk is not trusted with where files go.
+    fn make_sense(&self) -> bool {
+        let is_sound = |volume: &Volume| {
+            let Place { name, directory, file } = &volume.place;
+            let is_name = |name: &String| stays_inside(name);
+            directory.is_absolute() && (name.is_empty() || is_name(name)) && file.as_ref().is_none_or(is_name)
+        };
+        self.0.first().is_some_and(|first| first.place.name.is_empty()) && self.0.iter().all(is_sound)
+    }
 }
 
 /// A swap that is being prepared.
 #[derive(Debug)]
 pub struct Swap {
-    state_dir: PathBuf,
+    /// Its folder in the private folder, where the journal is.
     folder: PathBuf,
-    mounts: Vec<String>,
+    volumes: Volumes,
 }
 
 impl Swap {
@@ -118,55 +203,48 @@ impl Swap {
     ///
     /// # Errors
     /// `IO`.
-    pub fn prepare(state_dir: &Path, folder: &PrivateFolder, wanted: &[Entry]) -> Result<(Self, Vec<Entry>)> {
-        let swap = Self { state_dir: state_dir.to_owned(), folder: folder.path(SWAP), mounts: mounts_below(state_dir) };
-        let is_there = |entry: &&Entry| is_staged(&swap.staging_of(&entry.path).join(&entry.path), entry);
+    pub fn prepare(places: &Places, folder: &PrivateFolder, wanted: &[Entry]) -> Result<(Self, Vec<Entry>)> {
+        let swap = Self { folder: folder.path(SWAP), volumes: Volumes::of(places) };
+        let is_there = |entry: &&Entry| is_staged(&swap.staged(&entry.path), entry);
         let (there, lacking): (Vec<&Entry>, Vec<&Entry>) = wanted.iter().partition(is_there);
         if there.is_empty() {
-            swap.folders().try_for_each(|folder| remove_tree(&folder))?;
+            swap.volumes.swap_folders().try_for_each(|folder| remove_tree(&folder))?;
         }
         for entry in &lacking {
-            let path = swap.staging_of(&entry.path).join(&entry.path);
+            let path = swap.staged(&entry.path);
             if std::fs::symlink_metadata(&path).is_ok() {
                 std::fs::remove_file(&path)
                     .or_else(|_| std::fs::remove_dir_all(&path))
                     .map_err(|error| Error::io("remove", &path, error))?;
             }
         }
-        super::private::create_private_dir(&swap.staging())?;
+        super::private::create_private_dir(&swap.folder.join(NEW))?;
         Ok((swap, lacking.into_iter().cloned().collect()))
     }
 
-    /// Where what is new is put before [`Swap::apply`], under its path in the state directory.
+    /// Where what is new and called `name` is put before [`Swap::apply`], under its whole name. It is in the volume that it is
+    /// for.
     #[must_use]
-    pub fn staging(&self) -> PathBuf {
-        self.folder.join("new")
+    pub fn staging_of(&self, name: &str) -> PathBuf {
+        let volume = &self.volumes.0[self.volumes.find(name).0];
+        volume.place.directory.join(volume.swap_folder()).join(NEW)
     }
 
-    /// [`Swap::staging`] for what belongs to `path`, which may be in another file system.
+    /// Where what is new and called `name` itself lies until then.
     #[must_use]
-    pub fn staging_of(&self, path: &str) -> PathBuf {
-        match mount_of(&self.mounts, path) {
-            Some(mount) => self.state_dir.join(mount).join(SWAP_IN_MOUNT).join("new"),
-            None => self.staging(),
-        }
-    }
-
-    /// All folders that hold something of a swap: one in each file system.
-    fn folders(&self) -> impl Iterator<Item = PathBuf> {
-        let in_mounts = self.mounts.iter().map(|mount| self.state_dir.join(mount).join(SWAP_IN_MOUNT));
-        std::iter::once(self.folder.clone()).chain(in_mounts)
+    pub fn staged(&self, name: &str) -> PathBuf {
+        self.staging_of(name).join(name)
     }
 
     /// Gives up before anything was touched.
     pub fn discard(&self) {
-        if let Err(error) = self.folders().try_for_each(|folder| remove_tree(&folder)) {
+        if let Err(error) = self.volumes.swap_folders().try_for_each(|folder| remove_tree(&folder)) {
             tracing::warn!(%error, "the staging folder is removed at the next start");
         }
     }
 
     fn sync(&self) {
-        self.folders().filter(|folder| folder.exists()).for_each(|folder| sync_file_system(&folder));
+        self.volumes.swap_folders().filter(|folder| folder.exists()).for_each(|folder| sync_file_system(&folder));
     }
 
     /// Performs the steps in order; takes back what was done if one fails.
@@ -175,9 +253,8 @@ impl Swap {
     /// The failed step's. Then the old state is in place again; should even that fail, the error says so, and the
     /// next start tries anew.
     pub fn apply(self, occasion: Occasion, steps: Vec<Step>) -> Result<()> {
-        let mounts = self.mounts.clone();
-        let mut journal = Journal { format: 1, occasion, undo: false, mounts, steps };
-        let mover = Mover::new(&self.state_dir, &journal)?;
+        let mut journal = Journal { format: 1, occasion, undo: false, volumes: self.volumes.clone(), steps };
+        let mover = Mover::new(&journal)?;
         self.sync();
         journal.write(&self.folder)?;
         if let Err(error) = mover.forward(&journal.steps) {
@@ -216,48 +293,55 @@ impl Journal {
 ///
 /// # Errors
 /// `IO`.
-pub fn drop_prepared(state_dir: &Path, folder: &PrivateFolder) -> Result<()> {
+pub fn drop_prepared(places: &Places, folder: &PrivateFolder) -> Result<()> {
     let path = folder.path(PREPARED);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", &path, error)),
         _ => {}
     }
-    recover(state_dir, folder).map(|_| ())
+    remove_left_over(places, folder)
 }
 
-/// Finishes a swap that a crash interrupted, or takes it back if it cannot be finished; removes what one left over.
+/// Removes what lies staged and does not wait for its time, once [`recover`] has found nothing to finish.
+///
+/// # Errors
+/// `IO`.
+pub fn remove_left_over(places: &Places, folder: &PrivateFolder) -> Result<()> {
+    if folder.path(PREPARED).exists() || folder.path(SWAP).join(JOURNAL).exists() {
+        return Ok(());
+    }
+    Volumes::of(places).swap_folders().try_for_each(|folder| remove_tree(&folder))
+}
+
+/// Finishes a swap that a crash interrupted, or takes it back if it cannot be finished.
 ///
 /// # Errors
 /// `LOCKED` when somebody has a database open that has to be moved, `CORRUPT` when the journal is damaged, `IO`.
 pub fn recover(state_dir: &Path, folder: &PrivateFolder) -> Result<Option<Recovered>> {
-    let mounts = mounts_below(state_dir);
-    let mut swap = Swap { state_dir: state_dir.to_owned(), folder: folder.path(SWAP), mounts };
-    let path = swap.folder.join(JOURNAL);
+    let swap_folder = folder.path(SWAP);
+    let path = swap_folder.join(JOURNAL);
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
-        // Nothing was touched. What is staged waits for its time, or is left over.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if !folder.path(PREPARED).exists() {
-                swap.folders().try_for_each(|folder| remove_tree(&folder))?;
-            }
-            return Ok(None);
-        }
+        // Nothing was touched.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io("read", &path, error)),
     };
     let mut journal: Journal = serde_json::from_slice(&bytes)
         .ok()
-        .filter(|journal: &Journal| journal.format == 1)
-        .filter(|journal| journal.steps.iter().map(Step::path).chain(&journal.mounts).all(|path| stays_inside(path)))
+        .filter(|journal: &Journal| journal.format == 1 && journal.volumes.make_sense())
+        .filter(|journal| journal.steps.iter().map(Step::path).all(|path| stays_inside(path)))
         .ok_or_else(|| {
             Error::corrupt(&path.display().to_string(), "it is no journal of a rollback").advise(format!(
                 "what was replaced lies in {}, what was to come in {}",
-                swap.folder.join("old").display(),
-                swap.staging().display()
+                swap_folder.join(OLD).display(),
+                swap_folder.join(NEW).display()
             ))
         })?;
-    swap.mounts.clone_from(&journal.mounts);
-    let mover = Mover::new(state_dir, &journal)?;
-    let locks = if journal.occasion.under_gateway { Ok(Vec::new()) } else { lock_databases(state_dir, &journal.steps) };
+    journal.volumes.move_to(state_dir);
+    let swap = Swap { folder: swap_folder, volumes: journal.volumes.clone() };
+    let mover = Mover::new(&journal)?;
+    let locate = |name: &str| journal.volumes.locate(name);
+    let locks = if journal.occasion.under_gateway { Ok(Vec::new()) } else { lock_databases(&locate, &journal.steps) };
     let _locks = locks.map_err(|error| {
         let problem = format!("a rollback was interrupted and has to be finished first: {error}");
         Error::new(error.code(), problem).because(error)
@@ -291,17 +375,6 @@ pub struct Recovered {
     pub safety_snapshot: String,
 }
 
-fn sha256(path: &Path) -> io::Result<[u8; 32]> {
-    let mut file = std::fs::File::open(path)?;
-    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 256 << 10]);
-    loop {
-        match io::Read::read(&mut file, &mut buffer)? {
-            0 => return Ok(hasher.finalize().into()),
-            length => hasher.update(&buffer[..length]),
-        }
-    }
-}
-
 /// Whether what lies at `path` is what `entry` says.
 fn is_staged(path: &Path, entry: &Entry) -> bool {
     match std::fs::symlink_metadata(path) {
@@ -310,25 +383,26 @@ fn is_staged(path: &Path, entry: &Entry) -> bool {
                 && std::fs::read_link(path).is_ok_and(|target| target.as_os_str() == &*entry.target)
         }
         Ok(meta) if meta.is_file() && entry.has_content() && meta.len() == entry.size => {
-            sha256(path).is_ok_and(|sha256| sha256[..] == *entry.sha256)
+            std::fs::File::open(path).and_then(sha256_of).is_ok_and(|sha256| sha256[..] == *entry.sha256)
         }
         _ => false,
     }
 }
 
-/// Takes the databases that the steps move for this process alone.
+/// Takes the databases that the steps move for this process alone; `locate` says where a name lies.
 ///
 /// # Errors
 /// `LOCKED` when somebody has one open, `IO`.
-pub fn lock_databases(state_dir: &Path, steps: &[Step]) -> Result<Vec<Exclusive>> {
+pub fn lock_databases(locate: &dyn Fn(&str) -> PathBuf, steps: &[Step]) -> Result<Vec<Exclusive>> {
     let going = steps.iter().filter_map(|step| match step {
-        Step::TakeAway { path, database: true, .. } => Some(state_dir.join(path)),
+        Step::TakeAway { path, database: true, .. } => Some(locate(path)),
         _ => None,
     });
     // A directory that gives way takes the databases in it along.
     let below = |path: PathBuf| walkdir::WalkDir::new(path).follow_root_links(false).into_iter().flatten();
     let files = going.flat_map(below).filter(|found| found.file_type().is_file()).map(walkdir::DirEntry::into_path);
-    let is_named = |path: &PathBuf| steps.iter().any(|step| state_dir.join(step.path()) == *path);
+    let named: HashSet<PathBuf> = steps.iter().map(|step| locate(step.path())).collect();
+    let is_named = |path: &PathBuf| named.contains(path);
     let databases = files.filter(|path| is_named(path) || database::has_magic(path));
     let mut locks = Vec::new();
     for path in databases {
@@ -344,6 +418,18 @@ pub fn lock_databases(state_dir: &Path, steps: &[Step]) -> Result<Vec<Exclusive>
 }
 
 impl Step {
+    /// What it does, for messages.
+    const fn deed(&self) -> &'static str {
+        match self {
+            Self::TakeAway { .. } => "move away",
+            Self::MakeDirectory(_) => "create the directory",
+            Self::Overwrite(_) => "overwrite",
+            Self::PutIn(_) => "put in place",
+            Self::RemoveDirectory { .. } => "remove the directory",
+            Self::SetAttributes { .. } => "set the mode and time of",
+        }
+    }
+
     fn path(&self) -> &String {
         let (Self::TakeAway { path, .. }
         | Self::MakeDirectory(path)
@@ -355,23 +441,22 @@ impl Step {
     }
 }
 
-/// Whether a path of the journal stays within the state directory. This program wrote it, but the disk is not trusted with
-/// where files go.
+/// Whether a name of the journal stays below where it begins.
 fn stays_inside(path: &str) -> bool {
     path.split('/').all(|segment| !matches!(segment, "" | "." | ".."))
 }
 
-/// Where other file systems are mounted in the state directory, relative to it. Linux only: elsewhere such a rollback
-/// fails, and is taken back.
-fn mounts_below(state_dir: &Path) -> Vec<String> {
-    let (Ok(state_dir), Ok(mounts)) = (state_dir.canonicalize(), std::fs::read_to_string("/proc/self/mountinfo"))
+/// Where other file systems are mounted in a directory, relative to it. Linux only: elsewhere such a rollback fails, and is
+/// taken back.
+fn mounts_below(directory: &Path) -> Vec<String> {
+    let (Ok(directory), Ok(mounts)) = (directory.canonicalize(), std::fs::read_to_string("/proc/self/mountinfo"))
     else {
         return Vec::new();
     };
     // The fifth field is the mount point, with spaces and the like as octal escapes (proc_pid_mountinfo(5)).
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter_map(unescape);
     let mut below: Vec<String> = points
-        .filter_map(|point| Some(Path::new(&point).strip_prefix(&state_dir).ok()?.to_str()?.to_owned()))
+        .filter_map(|point| Some(Path::new(&point).strip_prefix(&directory).ok()?.to_str()?.to_owned()))
         .collect();
     below.retain(|mount| !mount.is_empty());
     below.sort();
@@ -389,234 +474,232 @@ fn unescape(field: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// The innermost of `mounts` that `path` lies in.
-fn mount_of<'m>(mounts: &'m [String], path: &str) -> Option<&'m String> {
-    let holds = |mount: &&String| path.strip_prefix(mount.as_str()).is_some_and(|rest| rest.starts_with('/'));
-    mounts.iter().filter(holds).max_by_key(|mount| mount.len())
-}
-
-/// Performs steps, and takes them back. Every access stays within the state directory.
+/// Performs steps, and takes them back. Every access stays within the directory of a volume.
 struct Mover {
-    root: Dir,
-    shown: PathBuf,
-    safety_snapshot: String,
-    mounts: Vec<String>,
+    volumes: Volumes,
+    /// The directories of those volumes that something happens in.
+    open: HashMap<usize, Dir>,
+    /// What the folder for what is set aside is called.
+    occasion: String,
 }
 
 impl Mover {
-    fn new(state_dir: &Path, journal: &Journal) -> Result<Self> {
-        let root = Dir::open_ambient_dir(state_dir, ambient_authority())
-            .map_err(|error| Error::io("open", state_dir, error))?;
-        Ok(Self {
-            root,
-            shown: state_dir.to_owned(),
-            safety_snapshot: journal.occasion.safety_snapshot.replace('/', "_"),
-            mounts: journal.mounts.clone(),
-        })
-    }
-
-    fn swap_folder(&self, path: &str) -> String {
-        match mount_of(&self.mounts, path) {
-            Some(mount) => format!("{mount}/{SWAP_IN_MOUNT}"),
-            None => format!("{FOLDER}/{SWAP}"),
-        }
-    }
-
-    fn staged(&self, path: &str) -> String {
-        format!("{}/new/{path}", self.swap_folder(path))
-    }
-
-    fn away(&self, path: &str, saved: bool) -> String {
-        if saved { format!("{}/old/{path}", self.swap_folder(path)) } else { self.aside(path) }
-    }
-
-    fn aside(&self, path: &str) -> String {
-        let id = &self.safety_snapshot;
-        match mount_of(&self.mounts, path) {
-            Some(mount) => format!("{mount}/{SET_ASIDE_IN_MOUNT}/{id}/{path}"),
-            None => format!("{FOLDER}/{SET_ASIDE}/{id}/{path}"),
-        }
-    }
-
-    /// Renames something. A database's side files go first, so that at no moment it lies beside those of another.
-    fn rename_with_side_files(&self, from: &str, to: &str) -> io::Result<()> {
-        for suffix in database::SIDE_FILES {
-            if self.exists(&format!("{from}{suffix}"))? {
-                self.rename(&format!("{from}{suffix}"), &format!("{to}{suffix}"))?;
+    fn new(journal: &Journal) -> Result<Self> {
+        let volumes = journal.volumes.clone();
+        let mut open = HashMap::new();
+        for step in &journal.steps {
+            let (number, _) = volumes.find(step.path());
+            if let Vacant(missing) = open.entry(number) {
+                let path = &volumes.0[number].place.directory;
+                let opened = std::fs::create_dir_all(path)
+                    .and_then(|()| Dir::open_ambient_dir(path, ambient_authority()))
+                    .map_err(|error| Error::io("open", path, error))?;
+                missing.insert(opened);
             }
         }
-        if self.exists(from)? { self.rename(from, to) } else { Ok(()) }
+        Ok(Self { volumes, open, occasion: journal.occasion.safety_snapshot.replace('/', "_") })
+    }
+
+    fn spot<'s>(&'s self, name: &'s str) -> Spot<'s> {
+        let (number, live) = self.volumes.find(name);
+        let volume = &self.volumes.0[number];
+        let folder = volume.swap_folder();
+        Spot {
+            directory: &self.open[&number],
+            shown: &volume.place.directory,
+            live,
+            staged: format!("{folder}/{NEW}/{name}"),
+            old: format!("{folder}/{OLD}/{name}"),
+            aside: format!("{}/{}/{name}", volume.set_aside(), self.occasion),
+        }
+    }
+
+    fn forward(&self, steps: &[Step]) -> Result<()> {
+        let put_in = steps.iter().filter_map(|step| if let Step::PutIn(path) = step { Some(path) } else { None });
+        let replaced: HashSet<&String> = put_in.collect();
+        for step in steps {
+            let spot = self.spot(step.path());
+            // What replaces it may be in place already: that must not be taken for the old.
+            if let Step::TakeAway { path, .. } = step
+                && replaced.contains(path)
+                && spot.exists(&spot.staged).is_ok_and(|waits| !waits)
+            {
+                continue;
+            }
+            let done = match step {
+                Step::TakeAway { saved, database, .. } => spot.take_away(*saved, *database),
+                Step::MakeDirectory(_) => spot.make_directory(),
+                Step::PutIn(_) => spot.put_in(),
+                Step::RemoveDirectory { .. } => spot.remove_directory(),
+                Step::SetAttributes { after, .. } => spot.set_attributes(*after),
+                Step::Overwrite(_) => {
+                    spot.overwrite()?;
+                    Ok(())
+                }
+            };
+            done.map_err(|error| Error::io(step.deed(), &spot.path(), error))?;
+        }
+        Ok(())
+    }
+
+    /// Takes all steps back, also those that were not performed.
+    fn backward(&self, steps: &[Step]) -> Result<()> {
+        let failed = |spot: &Spot<'_>, error| Error::io("take back the change of", &spot.path(), error);
+        for step in steps.iter().rev() {
+            let spot = self.spot(step.path());
+            let undone = match step {
+                Step::TakeAway { saved, database, .. } => spot.bring_back(*saved, *database),
+                Step::MakeDirectory(_) => spot.remove_directory(),
+                Step::PutIn(_) => spot.take_out(),
+                Step::RemoveDirectory { .. } => spot.make_directory(),
+                Step::SetAttributes { .. } => Ok(()),
+                Step::Overwrite(_) => {
+                    spot.take_back_overwriting()?;
+                    Ok(())
+                }
+            };
+            undone.map_err(|error| failed(&spot, error))?;
+        }
+        // Times of directories change while their entries come back, so that they are set last.
+        for step in steps {
+            if let Step::RemoveDirectory { before, .. } | Step::SetAttributes { before: Some(before), .. } = step {
+                let spot = self.spot(step.path());
+                spot.set_attributes(*before).map_err(|error| failed(&spot, error))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Everything about one name in a swap: paths below the directory of its volume.
+struct Spot<'s> {
+    directory: &'s Dir,
+    /// The directory's path.
+    shown: &'s Path,
+    /// Where it belongs.
+    live: &'s str,
+    /// Where the new one waits.
+    staged: String,
+    /// Where the old one is kept until the swap is over.
+    old: String,
+    /// Where the old one stays if there is no other copy of it.
+    aside: String,
+}
+
+impl Spot<'_> {
+    fn path(&self) -> PathBuf {
+        self.shown.join(self.live)
     }
 
     fn exists(&self, path: &str) -> io::Result<bool> {
-        match self.root.symlink_metadata(path) {
+        match self.directory.symlink_metadata(path) {
             Ok(_) => Ok(true),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
+    /// Renames something, if it is there.
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        if let Some((parent, _)) = to.rsplit_once('/') {
-            self.root.create_dir_all(parent)?;
+        if !self.exists(from)? {
+            return Ok(());
         }
-        self.root.rename(from, &self.root, to)
+        if let Some((parent, _)) = to.rsplit_once('/') {
+            self.directory.create_dir_all(parent)?;
+        }
+        self.directory.rename(from, self.directory, to)
     }
 
-    /// Overwrites a live database, after a copy of it has been made for taking that back.
-    fn overwrite(&self, path: &str) -> Result<()> {
-        let live = self.shown.join(path);
-        let old = self.shown.join(self.away(path, true));
-        if !old.exists() {
-            let parent = old.parent().unwrap_or(&self.shown);
-            super::private::create_private_dir(parent)?;
-            let part = old.with_extension("part");
-            let _ = std::fs::remove_file(&part);
-            database::copy_whole(&live, &part)?;
-            let renamed = std::fs::File::open(&part).and_then(|file| file.sync_all());
-            renamed.and_then(|()| std::fs::rename(&part, &old)).map_err(|error| Error::io("rename", &part, error))?;
+    /// Renames a database. Its side files go first, so that at no moment it lies beside those of another.
+    fn rename_with_side_files(&self, from: &str, to: &str) -> io::Result<()> {
+        for suffix in database::SIDE_FILES {
+            self.rename(&format!("{from}{suffix}"), &format!("{to}{suffix}"))?;
         }
-        database::overwrite(&live, &self.shown.join(self.staged(path)))
+        self.rename(from, to)
     }
 
     /// Keeps what turned up where something else has to go.
-    fn make_way(&self, path: &str) -> io::Result<()> {
-        let mut aside = self.aside(path);
+    fn make_way(&self) -> io::Result<()> {
+        let mut aside = self.aside.clone();
         while self.exists(&aside)? {
             aside.push('~');
         }
-        tracing::warn!(path, aside, "something new was in the way and is kept aside");
-        self.rename_with_side_files(path, &aside)
+        tracing::warn!(path = %self.path().display(), aside, "something new was in the way and is kept aside");
+        self.rename_with_side_files(self.live, &aside)
     }
 
-    fn forward(&self, steps: &[Step]) -> Result<()> {
-        let replaced: HashSet<&str> = steps
-            .iter()
-            .filter_map(|step| if let Step::PutIn(path) = step { Some(path.as_str()) } else { None })
-            .collect();
-        for step in steps {
-            // What replaces it may be in place already: that must not be taken for the old.
-            if let Step::TakeAway { path, .. } = step
-                && replaced.contains(path.as_str())
-                && self.exists(&self.staged(path)).is_ok_and(|waits| !waits)
-            {
-                continue;
-            }
-            match step {
-                Step::Overwrite(path) => self.overwrite(path)?,
-                step => {
-                    self.perform(step).map_err(|(what, path, error)| Error::io(what, &self.shown.join(path), error))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn perform<'s>(&self, step: &'s Step) -> std::result::Result<(), (&'static str, &'s str, io::Error)> {
-        match step {
-            Step::TakeAway { path, saved, database } => (|| {
-                let away = self.away(path, *saved);
-                if self.exists(&away)? {
-                    return Ok(());
-                }
-                if *database {
-                    return self.rename_with_side_files(path, &away);
-                }
-                if self.exists(path)? { self.rename(path, &away) } else { Ok(()) }
-            })()
-            .map_err(|error| ("move away", path.as_str(), error)),
-            Step::MakeDirectory(path) => match self.root.create_dir(path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    Err(("create the directory", path.as_str(), error))
-                }
-                _ => Ok(()),
-            },
-            Step::PutIn(path) => (|| {
-                let staged = self.staged(path);
-                if self.exists(&staged)? {
-                    if self.exists(path)? {
-                        self.make_way(path)?;
-                    }
-                    self.root.rename(staged, &self.root, path)?;
-                }
-                Ok(())
-            })()
-            .map_err(|error| ("put in place", path.as_str(), error)),
-            Step::RemoveDirectory { path, .. } => match self.root.remove_dir(path) {
-                Err(error) if !is_no_empty_directory(&error) => Err(("remove the directory", path.as_str(), error)),
-                _ => Ok(()),
-            },
-            Step::SetAttributes { path, after, .. } => {
-                self.set_attributes(path, *after).map_err(|error| ("set the mode and time of", path.as_str(), error))
-            }
-            Step::Overwrite(_) => Ok(()),
+    fn take_away(&self, saved: bool, database: bool) -> io::Result<()> {
+        let away = if saved { &self.old } else { &self.aside };
+        match (self.exists(away)?, database) {
+            (true, _) => Ok(()),
+            (false, true) => self.rename_with_side_files(self.live, away),
+            (false, false) => self.rename(self.live, away),
         }
     }
 
-    fn set_attributes(&self, path: &str, attributes: Attributes) -> io::Result<()> {
-        let file = self.root.open(path)?.into_std();
+    fn bring_back(&self, saved: bool, database: bool) -> io::Result<()> {
+        let away = if saved { &self.old } else { &self.aside };
+        if self.exists(away)? && self.exists(self.live)? {
+            self.make_way()?;
+        }
+        if database { self.rename_with_side_files(away, self.live) } else { self.rename(away, self.live) }
+    }
+
+    fn put_in(&self) -> io::Result<()> {
+        if !self.exists(&self.staged)? {
+            return Ok(());
+        }
+        if self.exists(self.live)? {
+            self.make_way()?;
+        }
+        self.directory.rename(&self.staged, self.directory, self.live)
+    }
+
+    fn take_out(&self) -> io::Result<()> {
+        if self.exists(&self.staged)? || !self.exists(self.live)? {
+            return Ok(());
+        }
+        // With what a program that ran meanwhile may have made beside it.
+        self.rename_with_side_files(self.live, &self.staged)
+    }
+
+    fn make_directory(&self) -> io::Result<()> {
+        match self.directory.create_dir(self.live) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn remove_directory(&self) -> io::Result<()> {
+        match self.directory.remove_dir(self.live) {
+            Err(error) if !is_no_empty_directory(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn set_attributes(&self, attributes: Attributes) -> io::Result<()> {
+        let file = self.directory.open(self.live)?.into_std();
         set_mode(&file, attributes.mode)?;
         file.set_modified(time(attributes.mtime))
     }
 
-    /// Takes all steps back, also those that were not performed.
-    fn backward(&self, steps: &[Step]) -> Result<()> {
-        for step in steps.iter().rev() {
-            if let Step::Overwrite(path) = step {
-                let old = self.shown.join(self.away(path, true));
-                if old.exists() {
-                    database::overwrite(&self.shown.join(path), &old)?;
-                }
-                continue;
-            }
-            self.take_back(step)
-                .map_err(|(path, error)| Error::io("take back the change of", &self.shown.join(path), error))?;
+    /// Overwrites a live database, after a copy of it has been made for taking that back.
+    fn overwrite(&self) -> Result<()> {
+        let old = self.shown.join(&self.old);
+        if !old.exists() {
+            super::private::create_private_dir(old.parent().unwrap_or(self.shown))?;
+            let part = old.with_extension("part");
+            let _ = std::fs::remove_file(&part);
+            database::copy_whole(&self.path(), &part)?;
+            let renamed = std::fs::File::open(&part).and_then(|file| file.sync_all());
+            renamed.and_then(|()| std::fs::rename(&part, &old)).map_err(|error| Error::io("rename", &part, error))?;
         }
-        // Times of directories change while their entries come back, so that they are set last.
-        for step in steps {
-            if let Step::RemoveDirectory { path, before } | Step::SetAttributes { path, before: Some(before), .. } =
-                step
-            {
-                self.set_attributes(path, *before)
-                    .map_err(|error| Error::io("set the mode and time of", &self.shown.join(path), error))?;
-            }
-        }
-        Ok(())
+        database::overwrite(&self.path(), &self.shown.join(&self.staged))
     }
 
-    fn take_back<'s>(&self, step: &'s Step) -> std::result::Result<(), (&'s str, io::Error)> {
-        match step {
-            Step::TakeAway { path, saved, database } => (|| {
-                let away = self.away(path, *saved);
-                if self.exists(&away)? && self.exists(path)? {
-                    self.make_way(path)?;
-                }
-                match (*database, self.exists(&away)?) {
-                    (true, _) => self.rename_with_side_files(&away, path),
-                    (false, true) => self.rename(&away, path),
-                    (false, false) => Ok(()),
-                }
-            })()
-            .map_err(|error| (path.as_str(), error)),
-            Step::PutIn(path) => (|| {
-                let staged = self.staged(path);
-                if !self.exists(&staged)? && self.exists(path)? {
-                    // With what a program that ran meanwhile may have made beside it.
-                    self.rename_with_side_files(path, &staged)?;
-                }
-                Ok(())
-            })()
-            .map_err(|error| (path.as_str(), error)),
-            Step::MakeDirectory(path) => match self.root.remove_dir(path) {
-                Err(error) if !is_no_empty_directory(&error) => Err((path.as_str(), error)),
-                _ => Ok(()),
-            },
-            Step::RemoveDirectory { path, .. } => match self.root.create_dir(path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err((path.as_str(), error)),
-                _ => Ok(()),
-            },
-            Step::SetAttributes { .. } | Step::Overwrite(_) => Ok(()),
-        }
+    fn take_back_overwriting(&self) -> Result<()> {
+        let old = self.shown.join(&self.old);
+        if old.exists() { database::overwrite(&self.path(), &old) } else { Ok(()) }
     }
 }
 
