@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use crate::commands::{self, Operation};
 use crate::config::{self, Resolve};
 use crate::error::{Error, Result};
+use crate::state::openclaw_config::Environment;
 use crate::task::{self, blocking};
 
 /// Weak, so that it does not keep the process alive; short of room it drops events.
@@ -718,15 +719,12 @@ pub fn status<'env>(
 /// secrets; it is for the functions above, not for showing.
 #[napi(catch_unwind)]
 pub fn resolve_target(env: &Env, options: Option<ResolveOptions>) -> napi::Result<PromiseRaw<'_, Target>> {
-    let (config_path, state_dir, variables) =
+    let (config_path, state_dir, given) =
         options.map_or((None, None, None), |options| (options.config_path, options.state_dir, options.env));
-    let variables = variables.unwrap_or_else(|| {
-        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
-    });
     let request = Resolve {
         config_path: config_path.map(Into::into),
         state_dir: state_dir.map(Into::into),
-        env: variables.into_iter().collect(),
+        env: given.map_or_else(variables, |env| env.into_iter().collect()),
     };
     let read = move || {
         let fields = request.fields()?;
@@ -734,6 +732,11 @@ pub fn resolve_target(env: &Env, options: Option<ResolveOptions>) -> napi::Resul
         serde_json::from_value::<Target>(fields).map_err(|error| Error::config("config", error))
     };
     Call::new(None, None).start(env, async move |_| blocking(read).await)
+}
+
+/// The environment of this process, as far as it is text.
+fn variables() -> Environment {
+    std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
 }
 
 fn or_null<R, J: From<R>>(result: Option<R>) -> Option<J> {
@@ -763,7 +766,7 @@ impl<'env> Call<'env> {
         let text = Zeroizing::new(text);
         // The parser's message could repeat a part of the text.
         let value = serde_json::from_str(&text).map_err(|_| Error::config("target", "is nested too deeply"))?;
-        config::Target::from_json(&value)
+        Ok(config::Target { variables: config::Variables(variables()), ..config::Target::from_json(&value)? })
     }
 
     /// Runs `command` on napi's runtime, in a task of its own so that a panic ends there.

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 pub use resolve::{Resolve, resolve};
 
-use crate::state::openclaw_config::{CONFIG_FILE, Environment, load_dotenv};
+use crate::state::openclaw_config::{CONFIG_FILE, Environment, load_dotenv, user_path};
 
 /// The plugin's id, under which its configuration is found in `plugins.entries`.
 pub const PLUGIN_ID: &str = "openclaw-b2-backup";
@@ -98,9 +98,7 @@ pub struct Target {
     pub authorize_url: String,
     /// How long to wait for what.
     pub timeouts: Timeouts,
-    /// `openclaw.json`, absolute, if it is not the one in the state directory.
-    pub config_path: Option<PathBuf>,
-    /// The environment that `openclaw.json` is read with.
+    /// The environment that `openclaw.json` is found and read with.
     pub variables: Variables,
 }
 
@@ -115,10 +113,12 @@ impl fmt::Debug for Variables {
 }
 
 impl Target {
-    /// Where `openclaw.json` is.
+    /// Where `openclaw.json` is: not always what `--config` names, which may have this product's fields alone.
     #[must_use]
     pub fn config_path(&self) -> PathBuf {
-        self.config_path.clone().unwrap_or_else(|| self.state_dir.join(CONFIG_FILE))
+        let named = self.variables.0.get("OPENCLAW_CONFIG_PATH").filter(|path| !path.trim().is_empty());
+        let named = named.and_then(|path| user_path(path.trim(), &self.variables.0).ok());
+        named.unwrap_or_else(|| self.state_dir.join(CONFIG_FILE))
     }
 
     /// The variables that `openclaw.json` is read with, below them those of the state directory's `.env`.

@@ -199,10 +199,10 @@ fn the_configuration_and_what_it_includes_are_saved_wherever_they_lie() {
     let agents = |workspace: &str| format!("{{ defaults: {{ workspace: '{workspace}' }} }} // a comment");
     outside.write("etc/parts/agents.json5", &agents("${WS}/ws"));
     outside.write("ws/SOUL.md", "calm");
-    let variables = [("WS".to_owned(), outside.folder.display().to_string())].into();
     let mut bench = outside.bench;
-    bench.target.config_path = Some(config_path.clone());
-    bench.target.variables = Variables(variables);
+    let variables = [("WS", &outside.folder), ("OPENCLAW_CONFIG_PATH", &config_path)];
+    let variables = variables.map(|(name, path)| (name.to_owned(), path.display().to_string()));
+    bench.target.variables = Variables(variables.into());
     let id = bench.push().snapshot.unwrap();
     let pulled = bench.pull(&id);
     assert_eq!(read(pulled.join("openclaw.json")), read(&config_path));

@@ -13,11 +13,8 @@ import { oneLine } from "../text.js";
  * @typedef {Error & { code: string, retryable: boolean, context: object }} Failure
  */
 
-/** All that the addon may need of the environment; a gateway's own holds keys of other services. */
-const INHERITED = new Set([
-  ...["PATH", "HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "LANG", "LC_ALL", "TZ", "COMPUTERNAME", "SYSTEMROOT"],
-  ...["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "OPENCLAW_B2_TEST_NATIVE"],
-]);
+/** What is meant for the gateway's own Node: options, a debugger's port. All else the configuration may refer to. */
+const NODES_OWN = /^NODE_/i;
 const STDERR_KEPT = 4096;
 
 /** @param {string} code @param {string} message @param {Partial<Failure>} [rest] @returns {Failure} */
@@ -38,7 +35,7 @@ export function runWorker({ rootDir, verb, target, options, signal, onProgress, 
   if (signal?.aborted) return Promise.reject(failure("CANCELLED", "cancelled"));
   const child = spawn(process.execPath, [path.join(rootDir, "js", "worker.js")], {
     cwd: rootDir,
-    env: Object.fromEntries(Object.entries(env).filter(([name]) => INHERITED.has(name.toUpperCase()))),
+    env: Object.fromEntries(Object.entries(env).filter(([name]) => !NODES_OWN.test(name))),
     stdio: ["pipe", "pipe", "pipe"],
     windowsHide: true,
   });

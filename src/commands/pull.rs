@@ -13,6 +13,7 @@ use crate::error::{Code, Error, Result};
 use crate::repository::open::{IfMissing, Repository};
 use crate::repository::restore::parents;
 use crate::repository::tree::{Entry, Kind};
+use crate::state::places::Places;
 use crate::state::private::{create_private_dir, remove_tree};
 use crate::state::rules::PathFilter;
 use crate::task::blocking;
@@ -29,8 +30,8 @@ const PARTIAL: &str = ".openclaw-b2-backup-partial";
 pub async fn pull(target: &Target, options: PullOptions, operation: &Operation) -> Result<PullReport> {
     let filter = PathFilter::new(&options.paths)?;
     let directory = {
-        let (directory, state_dir) = (options.directory.clone(), target.state_dir.clone());
-        blocking(move || check_directory(&directory, &state_dir)).await?
+        let (directory, target) = (options.directory.clone(), target.clone());
+        blocking(move || check_directory(&directory, &Places::find(&target))).await?
     };
     let cache = cache_for_reading(target).await;
     let mut repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
@@ -82,7 +83,7 @@ fn chosen(mut entries: Vec<Entry>, filter: &PathFilter) -> Vec<Entry> {
 }
 
 /// The absolute path of a directory that may be written to: new or empty, and apart from the live state.
-fn check_directory(directory: &Path, state_dir: &Path) -> Result<PathBuf> {
+fn check_directory(directory: &Path, live: &Places) -> Result<PathBuf> {
     let refused = |problem: String| {
         Err(Error::config("target", format!("{} {problem}", directory.display()))
             .at_path(directory.display().to_string())
@@ -102,8 +103,9 @@ fn check_directory(directory: &Path, state_dir: &Path) -> Result<PathBuf> {
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => return refused("is not a directory".into()),
         Err(error) => return Err(Error::io("read", &absolute, error)),
     }
-    let (real, live) = (resolve(&absolute), resolve(state_dir));
-    if real.starts_with(&live) || live.starts_with(&real) {
+    let real = resolve(&absolute);
+    let meets = |live: PathBuf| real.starts_with(&live) || live.starts_with(&real);
+    if live.all().iter().any(|place| meets(resolve(&place.path()))) {
         return refused("is, holds or lies in the live state".into());
     }
     Ok(absolute)

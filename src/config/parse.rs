@@ -10,7 +10,7 @@ use super::{Endpoint, PLUGIN_ID, Retention, Secret, Target, Timeouts, Variables}
 use crate::error::{Error, Result};
 use crate::state::openclaw_config::reference_name;
 
-const FIELDS: [&str; 21] = [
+const FIELDS: [&str; 20] = [
     "keyId",
     "applicationKey",
     "bucket",
@@ -31,7 +31,6 @@ const FIELDS: [&str; 21] = [
     "timeouts",
     "authorizeUrl",
     "stateDir",
-    "configPath",
 ];
 /// Names that other backup tools, or other versions of this one, give to a field.
 const ALIASES: [(&str, &str); 9] = [
@@ -125,7 +124,6 @@ impl Target {
                 None => DEFAULT_AUTHORIZE_URL.into(),
             },
             timeouts: timeouts(&fields)?,
-            config_path: fields.text("configPath")?.map(|text| absolute("configPath", &text)).transpose()?,
             variables: Variables::default(),
         })
     }

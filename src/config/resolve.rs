@@ -89,9 +89,6 @@ impl Resolve {
             Error::config("stateDir", format!("{} is not UTF-8", state_dir.display())).advise("rename the directory")
         })?;
         fields.insert("stateDir".into(), shown.into());
-        if named.is_some() {
-            fields.insert("configPath".into(), path.to_string_lossy().into());
-        }
         Ok(Value::Object(fields))
     }
 

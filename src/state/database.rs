@@ -4,6 +4,7 @@
 //! nothing of what free pages remember, keeps every rowid (plain `VACUUM` renumbers tables that have neither an INTEGER
 //! PRIMARY KEY nor an index), and has no write-ahead log beside it.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -54,6 +55,14 @@ const SECRET_TABLES: &[&str] = &[
 /// Tables that say who is running or what is about to be delivered: never in a snapshot, and empty after a rollback,
 /// since nothing runs then.
 const VOLATILE_TABLES: &[&str] = &["state_leases", "agent_database_leases", "delivery_queue_entries"];
+
+/// Rows that would bring back what was to be gone by a certain time, by table and condition: never in a snapshot, as in
+/// `OpenClaw`'s own backups.
+const EXPIRING_ROWS: &[(&str, &str)] = &[("plugin_blob_entries", "expires_at IS NOT NULL")];
+
+/// The policy for commands that agents run. With it in one JSON text is the token of this machine's approval socket.
+const EXEC_APPROVALS: &str = "exec_approvals_config";
+const SOCKET_TOKEN: &str = "$.socket.token";
 
 /// Those of them that a run needs to go on.
 const LEASE_TABLES: &[&str] = &["state_leases", "agent_database_leases"];
@@ -212,22 +221,106 @@ fn copy_pages(source: &Path, copy: &Path) -> rusqlite::Result<()> {
 
 /// Deletes from a copy what must not leave the machine; says whether there was anything.
 fn remove_rows_that_stay_home(copy: &Path) -> Result<bool> {
-    let failed = failed("clean a copy of", copy);
-    let connection = open_copy(copy).map_err(&failed)?;
-    let mut removed = 0;
-    for table in SECRET_TABLES.iter().chain(VOLATILE_TABLES) {
-        if has_table(&connection, "main", table).map_err(&failed)? {
-            removed += connection.execute(&format!("DELETE FROM \"{table}\""), []).map_err(&failed)?;
+    let remove = || -> rusqlite::Result<bool> {
+        let connection = open_copy(copy)?;
+        let mut removed = 0;
+        let mut emptied = HashSet::new();
+        let whole = SECRET_TABLES.iter().chain(VOLATILE_TABLES).map(|table| (*table, "true"));
+        for (table, condition) in whole.chain(EXPIRING_ROWS.iter().copied()) {
+            if has_table(&connection, "main", table)? {
+                removed += connection.execute(&format!("DELETE FROM \"{table}\" WHERE {condition}"), [])?;
+                emptied.insert(table.to_owned());
+            }
         }
-    }
-    if let Some(key) = machine_state_key(&connection, "main").map_err(&failed)? {
-        for start in SECRET_KEYS {
-            let sql = format!("DELETE FROM {MACHINE_STATE} WHERE {}", starts_with(&key, start));
-            removed += connection.execute(&sql, []).map_err(&failed)?;
+        if let Some(key) = machine_state_key(&connection, "main")? {
+            for start in SECRET_KEYS {
+                let sql = format!("DELETE FROM {MACHINE_STATE} WHERE {}", starts_with(&key, start));
+                removed += connection.execute(&sql, [])?;
+            }
         }
+        if has_table(&connection, "main", EXEC_APPROVALS)? {
+            // One that is no JSON says nothing to OpenClaw, and may hold the token anywhere.
+            removed +=
+                connection.execute(&format!("DELETE FROM {EXEC_APPROVALS} WHERE NOT json_valid(raw_json)"), [])?;
+            let sql = format!(
+                "UPDATE {EXEC_APPROVALS} SET raw_json = json_remove(raw_json, ?1), has_socket_token = 0
+                 WHERE json_extract(raw_json, ?1) IS NOT NULL"
+            );
+            removed += connection.execute(&sql, [SOCKET_TOKEN])?;
+        }
+        if removed > 0 {
+            remove_orphans(&connection, emptied)?;
+        }
+        connection.close().map_err(|(_, error)| error)?;
+        Ok(removed > 0)
+    };
+    remove().map_err(failed("clean a copy of", copy))
+}
+
+/// Deletes rows that point to what is not there, as `SQLite` would have done with foreign keys on, if the table of one or
+/// the other is among `changed`. What does not come from these changes stays as it is.
+fn remove_orphans(connection: &Connection, mut changed: HashSet<String>) -> rusqlite::Result<()> {
+    struct Reference {
+        table: String,
+        parent: String,
+        sets_null: bool,
+        /// Pairs of columns.
+        columns: Vec<(String, String)>,
     }
-    connection.close().map_err(|(_, error)| failed(error))?;
-    Ok(removed > 0)
+    let mut references: BTreeMap<(String, i64), Reference> = BTreeMap::new();
+    // Without the name of a column the parent's primary key is meant, part by part.
+    let mut query = connection.prepare(
+        "SELECT t.name, f.id, f.\"table\", f.on_delete, f.\"from\",
+                coalesce(f.\"to\", (SELECT name FROM pragma_table_info(f.\"table\") WHERE pk = f.seq + 1))
+         FROM main.sqlite_schema t, pragma_foreign_key_list(t.name, 'main') f
+         WHERE t.type = 'table' ORDER BY t.name, f.id, f.seq",
+    )?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let (table, id, parent): (String, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let (action, from): (String, String) = (row.get(3)?, row.get(4)?);
+        // A parent that is no table has no key.
+        let Some(to) = row.get::<_, Option<String>>(5)? else { continue };
+        let reference = references.entry((table.clone(), id)).or_insert_with(|| Reference {
+            table,
+            parent,
+            sets_null: action == "SET NULL",
+            columns: Vec::new(),
+        });
+        reference.columns.push((from, to));
+    }
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    loop {
+        let mut removed_from = Vec::new();
+        for Reference { table, parent, sets_null, columns } in references.values() {
+            let is_known = has_table(connection, "main", parent)?;
+            if !is_known || !(changed.contains(table) || changed.contains(parent)) {
+                continue;
+            }
+            let each = |part: &dyn Fn(&String, &String) -> String, between: &str| {
+                columns.iter().map(|(from, to)| part(from, to)).collect::<Vec<_>>().join(between)
+            };
+            let child = quoted(table);
+            let is_set = each(&|from, _| format!("{child}.{} IS NOT NULL", quoted(from)), " AND ");
+            let equal = each(&|from, to| format!("parent.{} = {child}.{}", quoted(to), quoted(from)), " AND ");
+            let orphaned =
+                format!("{is_set} AND NOT EXISTS (SELECT 1 FROM {} AS parent WHERE {equal})", quoted(parent));
+            let sql = if *sets_null {
+                let nothing = each(&|from, _| format!("{} = NULL", quoted(from)), ", ");
+                format!("UPDATE main.{child} SET {nothing} WHERE {orphaned}")
+            } else {
+                format!("DELETE FROM main.{child} WHERE {orphaned}")
+            };
+            if connection.execute(&sql, [])? > 0 && !sets_null {
+                removed_from.push(table.clone());
+            }
+        }
+        // What pointed to these rows is next.
+        if removed_from.is_empty() {
+            return Ok(());
+        }
+        changed.extend(removed_from);
+    }
 }
 
 /// Opens a private copy for changes that must not set off the database's own triggers or foreign keys.
@@ -366,11 +459,28 @@ fn copy_own_rows(own: &Path, staged: &Path, run: Run) -> rusqlite::Result<()> {
         Ok(())
     };
     let of_the_run: &[&str] = if run == Run::GoesOn { LEASE_TABLES } else { &[] };
+    let mut taken = HashSet::new();
+    let in_both = |table: &str| -> rusqlite::Result<bool> {
+        Ok(has_table(&connection, "main", table)? && has_table(&connection, "own", table)?)
+    };
     for table in SECRET_TABLES.iter().chain(of_the_run) {
-        if has_table(&connection, "main", table)? && has_table(&connection, "own", table)? {
+        if in_both(table)? {
             take(table, "true")?;
+            taken.insert((*table).to_owned());
         }
     }
+    if in_both(EXEC_APPROVALS)? {
+        let sql = format!(
+            "UPDATE main.{EXEC_APPROVALS} AS staged
+             SET raw_json = json_set(staged.raw_json, ?1, json_extract(live.raw_json, ?1)), has_socket_token = 1
+             FROM own.{EXEC_APPROVALS} AS live
+             WHERE live.config_key = staged.config_key AND json_valid(live.raw_json) AND json_valid(staged.raw_json)
+               AND json_extract(live.raw_json, ?1) IS NOT NULL"
+        );
+        connection.execute(&sql, [SOCKET_TOKEN])?;
+    }
+    // A credential for something that the snapshot does not know is one for nothing.
+    remove_orphans(&connection, taken)?;
     let keys = (machine_state_key(&connection, "main")?, machine_state_key(&connection, "own")?);
     if let (Some(key), Some(own_key)) = keys
         && key == own_key
@@ -661,6 +771,67 @@ mod tests {
         assert!(!contains(&copy));
         assert_eq!(one::<String>(&copy, "SELECT value FROM config_machine_state WHERE key = 'theme'"), "dark");
         assert_eq!(one::<i64>(&copy, "SELECT count(*) FROM state_leases"), 0);
+    }
+
+    const RELATED: &str = "PRAGMA foreign_keys = OFF;
+        CREATE TABLE worker_environments(id TEXT PRIMARY KEY);
+        CREATE TABLE worker_environment_credentials(id TEXT REFERENCES worker_environments ON DELETE CASCADE, hash TEXT);
+        CREATE TABLE web_push_subscriptions(a TEXT, b TEXT, PRIMARY KEY (a, b));
+        CREATE TABLE deliveries(id TEXT PRIMARY KEY, a TEXT, b TEXT, FOREIGN KEY (a, b) REFERENCES web_push_subscriptions);
+        CREATE TABLE receipts(delivery TEXT REFERENCES deliveries(id));
+        CREATE TABLE notes(text TEXT, subscription TEXT, b TEXT,
+            FOREIGN KEY (subscription, b) REFERENCES web_push_subscriptions(a, b) ON DELETE SET NULL);
+        CREATE TABLE strays(of TEXT REFERENCES nowhere(id), other TEXT REFERENCES worker_environments(id));
+        CREATE TABLE plugin_blob_entries(key TEXT, expires_at INTEGER);
+        CREATE TABLE exec_approvals_config(config_key TEXT PRIMARY KEY, raw_json TEXT, has_socket_token INTEGER);
+        INSERT INTO worker_environments VALUES ('w');
+        INSERT INTO worker_environment_credentials VALUES ('w', 'hash');
+        INSERT INTO web_push_subscriptions VALUES ('a', 'b');
+        INSERT INTO deliveries VALUES ('d', 'a', 'b'), ('other', NULL, 'b');
+        INSERT INTO receipts VALUES ('d'), ('other');
+        INSERT INTO notes VALUES ('kept', 'a', 'b');
+        INSERT INTO strays VALUES ('gone', 'gone too');
+        INSERT INTO plugin_blob_entries VALUES ('stays', NULL), ('goes', 1);
+        INSERT INTO exec_approvals_config VALUES ('c', '{\"version\":1,\"socket\":{\"path\":\"p\",\"token\":\"SOCKET\"}}', 1),
+            ('broken', '{ SOCKET', 1);";
+
+    #[test]
+    fn what_pointed_to_a_removed_row_goes_with_it_and_nothing_else_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let (live, copy) = (folder.path().join("openclaw.sqlite"), folder.path().join("copy"));
+        make(&live, RELATED).close().unwrap();
+        copy_for_snapshot(&live, &copy).unwrap();
+        assert_eq!(one::<String>(&copy, "SELECT group_concat(id) FROM deliveries"), "other");
+        assert_eq!(one::<String>(&copy, "SELECT group_concat(delivery) FROM receipts"), "other");
+        assert_eq!(one::<String>(&copy, "SELECT text || coalesce(subscription, '-') FROM notes"), "kept-");
+        assert_eq!(one::<String>(&copy, "SELECT other FROM strays"), "gone too", "it was an orphan before");
+        assert_eq!(one::<String>(&copy, "SELECT group_concat(key) FROM plugin_blob_entries"), "stays");
+        let approvals = "SELECT group_concat(config_key || raw_json || has_socket_token) FROM exec_approvals_config";
+        assert_eq!(one::<String>(&copy, approvals), "c{\"version\":1,\"socket\":{\"path\":\"p\"}}0");
+
+        // On the way back this machine's own return, as far as there is what they are for.
+        Connection::open(&live)
+            .unwrap()
+            .execute_batch("INSERT INTO worker_environments VALUES ('new'); INSERT INTO worker_environment_credentials VALUES ('new', 'hash')")
+            .unwrap();
+        keep_rows_of_this_machine(&live, &copy, Run::Over).unwrap();
+        assert_eq!(one::<String>(&copy, "SELECT group_concat(id) FROM worker_environment_credentials"), "w");
+        assert_eq!(one::<i64>(&copy, "SELECT count(*) FROM web_push_subscriptions"), 1);
+        assert_eq!(
+            one::<String>(&copy, "SELECT json_extract(raw_json, '$.socket.token') FROM exec_approvals_config"),
+            "SOCKET"
+        );
+    }
+
+    #[test]
+    fn a_database_of_a_newer_schema_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (live, staged) = (folder.path().join("openclaw.sqlite"), folder.path().join("staged"));
+        make(&live, "CREATE TABLE t(a); PRAGMA user_version = 18").close().unwrap();
+        make(&staged, "CREATE TABLE t(a); PRAGMA user_version = 19").close().unwrap();
+        assert_eq!(check_version(&live, &staged).unwrap_err().code(), Code::Config);
+        check_version(&staged, &live).unwrap();
+        check_version(&folder.path().join("none"), &staged).unwrap();
     }
 
     #[test]
