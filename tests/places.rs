@@ -327,3 +327,25 @@ fn what_the_configuration_includes_stays_out_of_a_plain_repository() {
     assert_eq!(excepted, ["openclaw.json", "parts/channels.json5"]);
     assert!(bench.pull(&push.snapshot.unwrap()).join("parts/other.txt").exists());
 }
+
+#[test]
+fn files_that_credentials_are_read_from_stay_at_home() {
+    let bench = Bench::new(json!({ "include": ["**"] }));
+    let config = json!({
+        "secrets": { "providers": { "mine": { "source": "file", "path": bench.state("vault/all.json") } } },
+        "channels": { "telegram": { "accounts": [{ "tokenFile": bench.state("workspace/telegram token") }] } },
+        "plugins": { "entries": { "openclaw-b2-backup": { "config": { "keyFile": bench.state("backup-secret") } } } },
+    });
+    configure(&bench.target, &config);
+    let secret = ["vault/all.json", "workspace/telegram token", "backup-secret", "gateway/tls/gateway-key.pem"];
+    let kept = ["vault/notes.md", "workspace/token", "agents/main/agent/models.json", "workspace/auth.json"];
+    for path in secret.iter().chain(&kept).chain(&["agents/main/agent/auth.json", "secrets.json"]) {
+        bench.write(path, "content");
+    }
+    let pulled = tree(&bench.pull(&bench.push().snapshot.unwrap()));
+    let files: Vec<&str> = pulled.keys().map(String::as_str).filter(|path| bench.state(path).is_file()).collect();
+    assert_eq!(
+        files,
+        ["agents/main/agent/models.json", "openclaw.json", "vault/notes.md", "workspace/auth.json", "workspace/token"]
+    );
+}

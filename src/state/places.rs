@@ -72,6 +72,8 @@ pub struct Places {
     all: Vec<Place>,
     /// The names of the files that the configuration consists of.
     pub config_files: Vec<String>,
+    /// The names of files that the configuration reads credentials from.
+    pub secret_files: Vec<String>,
     /// Agents' workspaces, by name.
     pub workspaces: Vec<String>,
     /// What could not be found.
@@ -87,6 +89,7 @@ impl Places {
         Self {
             all: vec![Place::directory("", state_dir)],
             config_files: vec![CONFIG_FILE.into()],
+            secret_files: Vec::new(),
             workspaces: Vec::new(),
             exceptions: Vec::new(),
             problem: None,
@@ -131,6 +134,10 @@ impl Places {
             }
         }
         places.name_what_was_left_behind();
+        let mut files = Vec::new();
+        find_secret_files(&config.value, &mut files);
+        let files = files.into_iter().filter_map(|file| user_path(file, &env).ok());
+        places.secret_files = files.filter_map(|file| places.name_of(&places.as_walked(&file))).collect();
         places
     }
 
@@ -157,18 +164,21 @@ impl Places {
     /// Adds a place, unless it is where its name says in the state directory, or another name has it already. A link that
     /// leads to it is followed: it is the configuration that names it, not a snapshot.
     fn add(&mut self, name: &str, path: &Path) {
+        let path = self.as_walked(path);
         let state = &self.all[0].directory;
-        let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let real_state = state.canonicalize().unwrap_or_else(|_| state.clone());
-        let path = match real.strip_prefix(&real_state) {
-            Ok(inside) => state.join(inside),
-            Err(_) => real,
-        };
         if path == *state || path == state.join(name) || self.all.iter().any(|place| place.path() == path) {
             return;
         }
         let is_file = if path.exists() { path.is_file() } else { self.config_files.iter().any(|file| file == name) };
         self.all.push(if is_file { Place::file(name, &path) } else { Place::directory(name, path) });
+    }
+
+    /// The path without links, but through the state directory as that is configured.
+    fn as_walked(&self, path: &Path) -> PathBuf {
+        let state = self.state_dir();
+        let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let real_state = state.canonicalize().unwrap_or_else(|_| state.to_owned());
+        real.strip_prefix(&real_state).map_or_else(|_| real.clone(), |inside| state.join(inside))
     }
 
     /// Has places where nothing is at the moment be for what is `wanted` there: only that says whether it is a file.
@@ -400,6 +410,28 @@ fn agents(config: &Value, state_dir: &Path, env: &Environment) -> Vec<Result<Age
 
 fn text(value: Option<&Value>) -> Option<&str> {
     value.and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty())
+}
+
+/// Files that credentials are read from: `path` of a secret provider, and every setting whose name says so, such as
+/// `tokenFile`, `passwordFile` or this plugin's `keyFile`.
+fn find_secret_files<'c>(value: &'c Value, found: &mut Vec<&'c str>) {
+    const WHAT: [&str; 6] = ["token", "secret", "password", "passphrase", "key", "credentials"];
+    match value {
+        Value::Object(fields) => {
+            let is_provider = fields.get("source").and_then(Value::as_str) == Some("file");
+            for (name, value) in fields {
+                let lower = name.to_lowercase();
+                let is_named = lower.strip_suffix("file").or(lower.strip_suffix("path"));
+                let is_secret = is_named.is_some_and(|stem| WHAT.iter().any(|what| stem.ends_with(what)));
+                match value {
+                    Value::String(path) if is_secret || is_provider && name == "path" => found.push(path),
+                    value => find_secret_files(value, found),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| find_secret_files(item, found)),
+        _ => {}
+    }
 }
 
 /// An agent's id as `OpenClaw` writes it in paths.

@@ -15,7 +15,8 @@ use crate::config::Target;
 use crate::error::{Error, Result};
 
 /// Credentials of this machine, and this product's own folder with the machine's id and what a rollback is made with.
-/// No configuration brings them into a snapshot, no rollback touches them.
+/// No configuration brings them into a snapshot, no rollback touches them. Files that the configuration says are read for
+/// credentials are added to these.
 const SECRETS: &[&str] = &[
     "b2-backup",
     "**/.b2-backup-rollback",
@@ -28,6 +29,12 @@ const SECRETS: &[&str] = &[
     "**/*.key",
     "**/codex-home/auth.json",
     "**/codex-home/.credentials.json",
+    "agents/*/agent/auth.json",
+    "agents/*/agent/auth-state.json",
+    "agents/*/agent-dir/auth.json",
+    "agents/*/agent-dir/auth-state.json",
+    "gateway/tls",
+    "secrets.json",
 ];
 
 /// What OpenClaw makes again by itself, or has no meaning elsewhere.
@@ -124,10 +131,14 @@ impl Rules {
     /// `CONFIG` naming the field when a glob is malformed.
     pub fn of(target: &Target, places: &Places) -> Result<(Self, Vec<Exception>)> {
         let mut rules = Self::new(&target.include, &target.exclude, target.encrypt)?;
+        let with = |table: &[&str], names: &[String]| {
+            let names = names.iter().map(|name| globset::escape(name));
+            let table = table.iter().flat_map(|glob| [(*glob).to_owned(), format!("{glob}/**")]);
+            glob_set("rules", table.chain(names))
+        };
+        rules.secrets = with(SECRETS, &places.secret_files)?;
         if !target.encrypt {
-            let names = places.config_files.iter().map(|name| globset::escape(name));
-            rules.needs_encryption =
-                glob_set("rules", CONFIG_WITH_SECRETS.iter().map(ToString::to_string).chain(names))?;
+            rules.needs_encryption = with(CONFIG_WITH_SECRETS, &places.config_files)?;
         }
         let mut exceptions = Vec::new();
         for name in &places.workspaces {
