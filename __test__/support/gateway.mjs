@@ -31,8 +31,8 @@ function gatewayEnv(stateDir) {
   };
 }
 
-/** Makes a state directory with a configuration whose workspace lies inside and whose only model is the mock. */
-export function createState(stateDir, { modelUrl, apiKey }) {
+/** Makes a state directory with a configuration whose only model is the mock; `more` are further sections of it. */
+export function createState(stateDir, { modelUrl, apiKey, more = {} }) {
   mkdirSync(stateDir, { recursive: true, mode: 0o700 });
   const model = {
     ...{ id: "mock-1", name: "Mock", reasoning: false, input: ["text"], contextWindow: 200_000, maxTokens: 4096 },
@@ -45,7 +45,8 @@ export function createState(stateDir, { modelUrl, apiKey }) {
     telemetry: { enabled: false },
     discovery: { mdns: { mode: "off" } },
     models: { mode: "replace", providers: { mock: provider } },
-    agents: { defaults: { model: { primary: "mock/mock-1" }, skipBootstrap: true } },
+    ...more,
+    agents: { defaults: { model: { primary: "mock/mock-1" }, skipBootstrap: true }, ...more.agents },
   };
   writeFileSync(path.join(stateDir, "openclaw.json"), JSON.stringify(config, null, 2), { mode: 0o600 });
 }
@@ -55,7 +56,8 @@ function adaptConfig(stateDir, port) {
   const file = path.join(stateDir, "openclaw.json");
   const config = JSON.parse(readFileSync(file, "utf8"));
   config.gateway.port = port;
-  config.agents.defaults.workspace = path.join(stateDir, "workspace");
+  // Several agents have workspaces of their own.
+  if (!config.agents.entries) config.agents.defaults.workspace = path.join(stateDir, "workspace");
   writeFileSync(file, JSON.stringify(config, null, 2));
 }
 
@@ -103,17 +105,17 @@ export async function startGateway(stateDir, { env: extra = {}, decide } = {}) {
       await waitFor("the gateway to be ready again", ready, 120_000, 200);
       client = await connect(node, port, decide);
     },
-    /** One turn of the agent, from the message to the end of the run; resolves to its reply. */
-    async turn(message) {
-      const params = { sessionKey: SESSION, message, idempotencyKey: randomUUID() };
+    /** One turn of an agent, from the message to the end of the run; resolves to its reply. */
+    async turn(message, sessionKey = SESSION) {
+      const params = { sessionKey, message, idempotencyKey: randomUUID() };
       const { runId } = await client.rpc("chat.send", params);
       const end = await client.rpc("agent.wait", { runId, timeoutMs: 60_000 });
       if (end.status !== "ok") throw new Error(`the turn ${JSON.stringify(message)} ended with ${JSON.stringify(end)}`);
       return end.terminalReply?.text;
     },
     /** The conversation as `["user: ...", "assistant: ..."]`. */
-    async conversation() {
-      const { messages } = await client.rpc("chat.history", { sessionKey: SESSION });
+    async conversation(sessionKey = SESSION) {
+      const { messages } = await client.rpc("chat.history", { sessionKey });
       const text = ({ content }) =>
         typeof content === "string" ? content : content.map((part) => part.text ?? "").join("");
       return messages.map((message) => `${message.role}: ${text(message)}`);

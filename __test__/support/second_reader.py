@@ -1,11 +1,12 @@
 """A second reader of the stored format, written from docs/format.md alone: it shares no code with the product.
 
     second_reader.py DIRECTORY (--application-key-env NAME | --passphrase-env NAME | --key-file FILE | --plain)
-                     [--snapshot ID|latest] (--list | --hashes | --extract DIR)
+                     [--snapshot ID|latest] (--list | --hashes | --extract DIR | --search)
 
 DIRECTORY is a `file://` repository. Secrets come from environment variables, so that none is in a process list. Prints one
 JSON object; ends with 1 and a message as soon as a byte is not what it must be. --hashes and --extract read all content of
-the snapshot and check every tag, checksum, chunk id and SHA-256 on the way. Everything is held in memory.
+the snapshot and check every tag, checksum, chunk id and SHA-256 on the way. --search opens everything that is stored, of
+whatever snapshot, and prints which lines of standard input occur in it. Everything is held in memory.
 """
 
 import argparse
@@ -256,6 +257,18 @@ class Repository:
         return content
 
 
+    def everything(self):
+        """All that a holder of the secret can read: stored bytes, names, contents, and chunks that no snapshot refers to."""
+        yield from (name.encode() + self.read(name) for name in self.names)
+        for name in self.named(r"packs/[0-9a-f]{2}/[0-9a-f]{32}"):
+            yield b"".join(chunk for _, chunks in self.pack(name)[2] for chunk in chunks)
+        for snapshot in self.snapshots():
+            yield json.dumps(self.summary(snapshot)).encode()
+            for entry in self.tree(snapshot):
+                yield f"{entry['path']}\n{entry['target']}".encode()
+                yield self.content(entry) if entry["kind"] in ("file", "database") else b""
+
+
 def check_entry(path, kind, size, mode, mtime, sha256, chunks, target):
     kind, ids = KINDS[kind], ids_of(chunks)
     if kind != "exception":
@@ -312,11 +325,17 @@ def main():
     action.add_argument("--list", action="store_true")
     action.add_argument("--hashes", action="store_true")
     action.add_argument("--extract", metavar="DIR")
+    action.add_argument("--search", action="store_true")
     options = parser.parse_args()
     repository = Repository(options.directory, *secret_of(options))
     snapshots = repository.snapshots()
     if options.list:
         return {"snapshots": [{"id": snapshot, **repository.summary(snapshot)} for snapshot in snapshots]}
+    if options.search:
+        wanted, found = set(sys.stdin.read().splitlines()), set()
+        for plain in repository.everything():
+            found |= {needle for needle in wanted - found if needle.encode() in plain}
+        return {"found": sorted(found)}
     snapshot = snapshots[-1] if options.snapshot == "latest" else options.snapshot
     entries = list(repository.tree(snapshot))
     if options.extract:

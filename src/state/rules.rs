@@ -130,16 +130,8 @@ impl Rules {
     /// # Errors
     /// `CONFIG` naming the field when a glob is malformed.
     pub fn of(target: &Target, places: &Places) -> Result<(Self, Vec<Exception>)> {
-        let mut rules = Self::new(&target.include, &target.exclude, target.encrypt)?;
-        let with = |table: &[&str], names: &[String]| {
-            let names = names.iter().map(|name| globset::escape(name));
-            let table = table.iter().flat_map(|glob| [(*glob).to_owned(), format!("{glob}/**")]);
-            glob_set("rules", table.chain(names))
-        };
-        rules.secrets = with(SECRETS, &places.secret_files)?;
-        if !target.encrypt {
-            rules.needs_encryption = with(CONFIG_WITH_SECRETS, &places.config_files)?;
-        }
+        let Places { secret_files, config_files, .. } = places;
+        let mut rules = Self::build(&target.include, &target.exclude, target.encrypt, secret_files, config_files)?;
         let mut exceptions = Vec::new();
         for name in &places.workspaces {
             let file = format!("{name}/{IGNORE_FILE}");
@@ -161,17 +153,32 @@ impl Rules {
     /// # Errors
     /// `CONFIG` naming the field when a glob is malformed.
     pub fn new(include: &[String], exclude: &[String], encrypted: bool) -> Result<Self> {
+        Self::build(include, exclude, encrypted, &[], &[])
+    }
+
+    fn build(
+        include: &[String],
+        exclude: &[String],
+        encrypted: bool,
+        secret_files: &[String],
+        config_files: &[String],
+    ) -> Result<Self> {
         // A table names directories as well as files: what is below one goes with it.
-        let table = |globs: &[&[&str]]| {
-            let globs = globs.iter().copied().flatten();
-            glob_set("rules", globs.flat_map(|glob| [(*glob).to_owned(), format!("{glob}/**")]))
+        let table_with = |globs: &[&[&str]], names: &[String]| {
+            let globs = globs.iter().copied().flatten().flat_map(|glob| [(*glob).to_owned(), format!("{glob}/**")]);
+            glob_set("rules", globs.chain(names.iter().map(|name| globset::escape(name))))
         };
+        let table = |globs: &[&[&str]]| table_with(globs, &[]);
         Ok(Self {
-            secrets: table(&[SECRETS])?,
+            secrets: table_with(&[SECRETS], secret_files)?,
             ephemeral: table(&[EPHEMERAL, TRANSIENT])?,
             project_locks: table(&[LOCK_FILES_OF_PROJECTS])?,
             rebuildable: table(&[REBUILDABLE])?,
-            needs_encryption: table(if encrypted { &[] } else { &[CONFIG_WITH_SECRETS] })?,
+            needs_encryption: if encrypted {
+                GlobSet::empty()
+            } else {
+                table_with(&[CONFIG_WITH_SECRETS], config_files)?
+            },
             exclude: glob_set("exclude", exclude)?,
             include: glob_set("include", include)?,
             include_starts: include
