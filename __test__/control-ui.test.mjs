@@ -4,40 +4,34 @@
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync } from "node:fs";
 import path from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
 
 import { startBrowser } from "./support/browser.mjs";
 import { createState, startGateway } from "./support/gateway.mjs";
 import { startMockModel } from "./support/mock-model.mjs";
 import { PLUGIN, configurePlugin, installPlugin, packPlugin } from "./support/plugin.mjs";
 import { temporaryDirectory, waitFor } from "./support/processes.mjs";
+import { steps } from "./support/steps.mjs";
 import { noBrowser, projectDir } from "./support/tools.mjs";
-
-const cleanups = [];
-after(async () => {
-  for (const cleanup of cleanups.reverse()) await cleanup();
-});
 
 const { uiHints } = JSON.parse(readFileSync(path.join(projectDir, "openclaw.plugin.json"), "utf8"));
 const before = { keyId: "0040000000000000000000001", applicationKey: "K004-the-old-secret", bucket: "old-bucket" };
 const wanted = { keyId: "0040000000000000000000002", applicationKey: "K004-the-new-secret", bucket: "new-bucket" };
 
-test("the Control UI shows and saves the settings", { skip: noBrowser, timeout: 10 * 60_000 }, async () => {
+test("the Control UI shows and saves the settings", { skip: noBrowser, timeout: 10 * 60_000 }, async (t) => {
+  const { keep } = steps(t);
   const root = temporaryDirectory("control-ui");
   const stateDir = path.join(root, "state");
   const endpoint = path.join(root, "bucket");
   mkdirSync(endpoint);
-  const model = await startMockModel();
-  cleanups.push(model.stop);
-  const plugin = await packPlugin();
-  cleanups.push(plugin.stop);
+  const model = keep(await startMockModel());
+  const plugin = keep(await packPlugin());
   createState(stateDir, { modelUrl: model.baseUrl, apiKey: "sk-x" });
   await installPlugin(stateDir, plugin);
   configurePlugin(stateDir, { ...before, endpoint: `file://${endpoint}` });
-  const gateway = await startGateway(stateDir);
-  cleanups.push(gateway.stop);
+  const gateway = keep(await startGateway(stateDir));
   const browser = await startBrowser();
-  cleanups.push(() => browser.close());
+  keep(browser);
   const saved = () =>
     JSON.parse(readFileSync(path.join(stateDir, "openclaw.json"), "utf8")).plugins.entries[PLUGIN].config;
 

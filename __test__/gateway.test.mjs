@@ -7,7 +7,7 @@
 import assert from "node:assert/strict";
 import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
 
 import { mustFail, mustRun, writeConfig } from "./support/cli.mjs";
 import { createState, openclaw, startGateway } from "./support/gateway.mjs";
@@ -15,17 +15,13 @@ import { startMockModel } from "./support/mock-model.mjs";
 import { temporaryDirectory } from "./support/processes.mjs";
 import { startSeaweed } from "./support/seaweed.mjs";
 import { isSqlite, querySqlite } from "./support/sqlite.mjs";
+import { steps } from "./support/steps.mjs";
 import { filesOf, readTree, treeChanges } from "./support/tree.mjs";
 
 // Credentials that must never be found in a snapshot. The model's key is also in openclaw.json, which is in scope.
 const MODEL_KEY = "sk-mock-canary-0f3b6c1d9a";
 const PROFILE_KEY = "sk-profile-canary-71c2aa90e4d85b36f1";
 const FILE_SECRET = "credentials-file-canary-5e21";
-
-const cleanups = [];
-after(async () => {
-  for (const cleanup of cleanups.reverse()) await cleanup();
-});
 
 const root = temporaryDirectory("gateway");
 const stateDir = path.join(root, "state");
@@ -41,28 +37,12 @@ const sharedDatabase = (directory) => path.join(directory, "state/openclaw.sqlit
 const PROFILE_ROWS = "select * from config_machine_state where state_key like 'authProfiles.%'";
 
 test("a running gateway is backed up, restored elsewhere and rolled back", { timeout: 15 * 60_000 }, async (t) => {
-  let failed = false;
-  const step = (name, body) =>
-    t.test(name, { skip: failed && "an earlier step failed" }, async (subtest) => {
-      try {
-        await body(subtest);
-      } catch (error) {
-        failed = true;
-        throw error;
-      }
-    });
-  /** A gateway that ends with the test, wherever it fails. */
-  const launch = async (directory) => {
-    const gateway = await startGateway(directory);
-    cleanups.push(gateway.stop);
-    return gateway;
-  };
+  const { step, keep } = steps(t);
+  const launch = async (directory) => keep(await startGateway(directory));
 
-  const seaweed = await startSeaweed();
-  cleanups.push(seaweed.stop);
+  const seaweed = keep(await startSeaweed());
   await seaweed.createBucket("gateway-test");
-  const model = await startMockModel();
-  cleanups.push(model.stop);
+  const model = keep(await startMockModel());
   const { endpoint, accessKey: keyId, secretKey: applicationKey } = seaweed;
   const config = writeConfig(path.join(root, "b2-backup.json"), {
     ...{ keyId, applicationKey, bucket: "gateway-test", endpoint, prefix: "machine-a" },

@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
 
 import { mustRun } from "./support/cli.mjs";
 import { createState, startGateway } from "./support/gateway.mjs";
@@ -13,29 +13,23 @@ import { configurePlugin, installPlugin, packPlugin } from "./support/plugin.mjs
 import { sleep, temporaryDirectory, waitFor } from "./support/processes.mjs";
 import { startSeaweed } from "./support/seaweed.mjs";
 import { querySqlite } from "./support/sqlite.mjs";
+import { steps } from "./support/steps.mjs";
 
 const KILLS = Number(process.env.OPENCLAW_B2_KILLS ?? 3);
 
-const cleanups = [];
-after(async () => {
-  for (const cleanup of cleanups.reverse()) await cleanup();
-});
-
 test("a kill during a rollback leaves old or new", { timeout: 5 * 60_000 + KILLS * 120_000 }, async (t) => {
-  const seaweed = await startSeaweed();
-  cleanups.push(seaweed.stop);
+  const { keep } = steps(t);
+  const seaweed = keep(await startSeaweed());
   await seaweed.createBucket("kill-test");
-  const model = await startMockModel();
-  cleanups.push(model.stop);
-  const plugin = await packPlugin();
-  cleanups.push(plugin.stop);
+  const model = keep(await startMockModel());
+  const plugin = keep(await packPlugin());
   const stateDir = path.join(temporaryDirectory("kill-test"), "state");
   createState(stateDir, { modelUrl: model.baseUrl, apiKey: "sk-x" });
   await installPlugin(stateDir, plugin);
   const { endpoint, accessKey: keyId, secretKey: applicationKey } = seaweed;
   configurePlugin(stateDir, { keyId, applicationKey, bucket: "kill-test", endpoint });
   let gateway;
-  const launch = async () => cleanups.push((gateway = await startGateway(stateDir)).stop);
+  const launch = async () => (gateway = keep(await startGateway(stateDir)));
 
   /** Two states, told apart in the workspace's first and last file and in the conversation. */
   const files = Array.from({ length: 200 }, (_, index) => `notes/${String(index).padStart(3, "0")}.md`);

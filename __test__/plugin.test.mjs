@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import { readFileSync, readdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
 
 import { mustRun } from "./support/cli.mjs";
 import { createState, openclaw, startGateway } from "./support/gateway.mjs";
@@ -14,36 +14,19 @@ import { startMockModel } from "./support/mock-model.mjs";
 import { PLUGIN, configurePlugin, installPlugin, packPlugin } from "./support/plugin.mjs";
 import { temporaryDirectory, waitFor } from "./support/processes.mjs";
 import { startSeaweed } from "./support/seaweed.mjs";
+import { steps } from "./support/steps.mjs";
 import { readTree } from "./support/tree.mjs";
-
-const cleanups = [];
-after(async () => {
-  for (const cleanup of cleanups.reverse()) await cleanup();
-});
 
 const root = temporaryDirectory("plugin-test");
 const stateDir = path.join(root, "state");
 const inState = (...names) => path.join(stateDir, ...names);
 
 test("the plugin backs up and rolls back in a gateway", { timeout: 20 * 60_000 }, async (t) => {
-  let failed = false;
-  const step = (name, body) =>
-    t.test(name, { skip: failed && "an earlier step failed" }, async (subtest) => {
-      try {
-        await body(subtest);
-      } catch (error) {
-        failed = true;
-        throw error;
-      }
-    });
-
-  const seaweed = await startSeaweed();
-  cleanups.push(seaweed.stop);
+  const { step, keep } = steps(t);
+  const seaweed = keep(await startSeaweed());
   await seaweed.createBucket("plugin-test");
-  const model = await startMockModel();
-  cleanups.push(model.stop);
-  const plugin = await packPlugin();
-  cleanups.push(plugin.stop);
+  const model = keep(await startMockModel());
+  const plugin = keep(await packPlugin());
   const { endpoint, accessKey: keyId, secretKey: applicationKey } = seaweed;
   const settings = { keyId, applicationKey, bucket: "plugin-test", endpoint };
 
@@ -52,8 +35,7 @@ test("the plugin backs up and rolls back in a gateway", { timeout: 20 * 60_000 }
   const decide = (request) => (owner.asked.push(request), owner.decision);
   let gateway;
   const launch = async (directory, options) => {
-    gateway = await startGateway(directory, options);
-    cleanups.push(gateway.stop);
+    gateway = keep(await startGateway(directory, options));
     return gateway;
   };
   const logged = (pattern) =>

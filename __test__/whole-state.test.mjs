@@ -8,7 +8,7 @@
 import assert from "node:assert/strict";
 import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 
 import { mustRun, writeConfig } from "./support/cli.mjs";
@@ -16,6 +16,7 @@ import { createState, openclaw, startGateway } from "./support/gateway.mjs";
 import { startMockModel } from "./support/mock-model.mjs";
 import { run, temporaryDirectory } from "./support/processes.mjs";
 import { changeSqlite, isSqlite, plantRows, querySqlite } from "./support/sqlite.mjs";
+import { steps } from "./support/steps.mjs";
 import { ensureTools } from "./support/tools.mjs";
 import { filesOf, readTree } from "./support/tree.mjs";
 
@@ -31,11 +32,6 @@ const SECRET_TABLES = [
 const AGENTS = ["main", "work", "play"];
 const APPLICATION_KEY = "application-key-of-the-owner";
 const sessionOf = (agent) => `agent:${agent}:main`;
-
-const cleanups = [];
-after(async () => {
-  for (const cleanup of cleanups.reverse()) await cleanup();
-});
 
 const root = temporaryDirectory("whole-state");
 const stateDir = path.join(root, "state");
@@ -61,24 +57,10 @@ async function complaints(directory) {
 }
 
 test("the whole state, and no secret with it", { timeout: 20 * 60_000 }, async (t) => {
-  let failed = false;
-  const step = (name, body) =>
-    t.test(name, { skip: failed && "an earlier step failed" }, async (subtest) => {
-      try {
-        await body(subtest);
-      } catch (error) {
-        failed = true;
-        throw error;
-      }
-    });
-  const launch = async (directory) => {
-    const gateway = await startGateway(directory);
-    cleanups.push(gateway.stop);
-    return gateway;
-  };
+  const { step, keep } = steps(t);
+  const launch = async (directory) => keep(await startGateway(directory));
 
-  const model = await startMockModel();
-  cleanups.push(model.stop);
+  const model = keep(await startMockModel());
   const conversations = {};
   let before;
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use common::{Bench, Gateway, Node, assert_same, code, tree};
+use common::{Bench, Gateway, Node, Tree, assert_same, code, tree};
 
 fn populate(bench: &Bench) {
     bench.write("openclaw.json", "{}");
@@ -572,4 +572,65 @@ fn an_emptied_state_does_not_push_the_last_good_snapshot_out() {
     assert_eq!(bench.list().len(), 3);
     bench.prune_now();
     assert_same(&tree(&bench.pull(&good)), &expected);
+}
+
+/// The layout that `OpenClaw` had before 2026.7: transcripts and registries in files, a memory index for each agent.
+#[test]
+fn a_state_of_the_older_layout_comes_back_whole_and_without_credentials() {
+    let bench = Bench::default();
+    let agents = serde_json::json!({ "agents": { "list": [{ "id": "main", "default": true }, { "id": "work" }] } });
+    bench.write("openclaw.json", agents.to_string());
+    for path in [
+        "openclaw.json.bak",
+        "agents/main/sessions/sessions.json",
+        "agents/main/sessions/5f0c.jsonl",
+        "agents/main/sessions/5f0c.jsonl.deleted.2026-06-01",
+        "agents/work/sessions/sessions.json",
+        "agents/main/agent/models.json",
+        "cron/jobs.json",
+        "cron/runs/job.jsonl",
+        "hooks/greet/handler.ts",
+        "skills/weather/SKILL.md",
+        "subagents/runs.json",
+        "workspace/MEMORY.md",
+        "workspace-work/AGENTS.md",
+    ] {
+        bench.write(path, format!("content of {path}"));
+    }
+    let memory = bench.state("memory/main.sqlite");
+    fs::create_dir(bench.state("memory")).unwrap();
+    let open = rusqlite::Connection::open(&memory).unwrap();
+    open.execute_batch(
+        "PRAGMA journal_mode = WAL; CREATE TABLE chunks(text); INSERT INTO chunks VALUES ('remembered')",
+    )
+    .unwrap();
+    let kept = bench.tree();
+    for path in [
+        "agents/main/agent/auth-profiles.json",
+        "agents/main/agent/auth.json",
+        "credentials/oauth.json",
+        "devices/paired.json",
+        "identity/device.json",
+        "exec-approvals.json",
+        ".env",
+        "delivery-queue/1.json",
+        "logs/gateway.log",
+        "media/inbound/photo.png",
+        "agents/main/sessions/sessions.json.lock",
+    ] {
+        bench.write(path, "canary");
+    }
+    let push = bench.push();
+    assert_eq!(push.exceptions, []);
+    let pulled = bench.pull(&push.snapshot.unwrap());
+    let names = |tree: &Tree| -> Vec<String> {
+        tree.keys().filter(|path| !path.ends_with("-wal") && !path.ends_with("-shm")).cloned().collect()
+    };
+    assert_eq!(names(&tree(&pulled)), names(&kept));
+    for (path, node) in tree(&pulled).iter().filter(|(path, _)| *path != "memory/main.sqlite") {
+        assert_eq!(node, &kept[path], "{path}");
+    }
+    let copy = rusqlite::Connection::open(pulled.join("memory/main.sqlite")).unwrap();
+    let text: String = copy.query_row("SELECT text FROM chunks", [], |row| row.get(0)).unwrap();
+    assert_eq!(text, "remembered");
 }

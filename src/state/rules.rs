@@ -33,13 +33,19 @@ const SECRETS: &[&str] = &[
     "agents/*/agent/auth-state.json",
     "agents/*/agent-dir/auth.json",
     "agents/*/agent-dir/auth-state.json",
+    "exec-approvals.json",
     "gateway/tls",
     "secrets.json",
 ];
 
-/// What OpenClaw makes again by itself, or has no meaning elsewhere.
+/// What OpenClaw makes again by itself, has no meaning elsewhere, or would be done twice if it came back. The browser's
+/// profiles are caches for the most part, and logins.
 const EPHEMERAL: &[&str] = &[
+    "agents/*/agent/**/.tmp",
+    "agents/*/agent/**/tmp",
+    "browser",
     "cache",
+    "delivery-queue",
     "dev",
     "extensions",
     "git",
@@ -49,6 +55,7 @@ const EPHEMERAL: &[&str] = &[
     "npm-runtime",
     "plugin-skills",
     "sandbox/skills-workspaces",
+    "session-delivery-queue",
     "state/openclaw-quarantine.sqlite",
     "tmp",
     "tools",
@@ -57,8 +64,15 @@ const EPHEMERAL: &[&str] = &[
 
 /// What exists only while something runs; the databases among it are locks. The journals of databases do too, but only by their names they cannot be told
 /// from others.
-const TRANSIENT: &[&str] =
-    &["**/*.lock", "**/*.tmp", "**/*.sock", "**/*.pid", "**/*-lock.sqlite", "**/*.generation-writer.sqlite"];
+const TRANSIENT: &[&str] = &[
+    "**/*.lock",
+    "**/*.tmp",
+    "**/*.sock",
+    "**/*.pid",
+    "**/*-lock.sqlite",
+    "**/*.generation-writer.sqlite",
+    "**/*.sqlite.{backup,memory-reindex,tmp}-*",
+];
 
 /// Files that end in `.lock` but are written by people's tools and belong to a project.
 const LOCK_FILES_OF_PROJECTS: &[&str] = &[
@@ -357,7 +371,19 @@ mod tests {
 
     #[test]
     fn what_is_rebuilt_or_transient_is_left_out_unless_included() {
-        for path in ["cache", "tmp", "npm", "extensions", "a/b.lock", "x/y.tmp"] {
+        for path in [
+            "cache",
+            "tmp",
+            "npm",
+            "extensions",
+            "a/b.lock",
+            "x/y.tmp",
+            "delivery-queue/1.json",
+            "browser/openclaw/user-data",
+            "agents/main/agent/codex-home/tmp",
+            "agents/main/agent/tmp/x",
+            "memory/main.sqlite.tmp-0a1b",
+        ] {
             assert_eq!(rules().verdict(path), Verdict::Ephemeral, "{path}");
         }
         assert_eq!(rules().verdict("workspace/app/node_modules"), Verdict::Rebuildable);
