@@ -1,6 +1,7 @@
 // Runs js/worker.js: one operation in a child process, with a request on its standard input and the result from its output.
 
 import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
 import path from "node:path";
 import readline from "node:readline";
 
@@ -13,13 +14,22 @@ import { oneLine } from "../text.js";
  * @typedef {Error & { code: string, retryable: boolean, context: object }} Failure
  */
 
-/** What is meant for the gateway's own Node: options, a debugger's port. All else the configuration may refer to. */
-const NODES_OWN = /^NODE_/i;
+/** All that the addon may need of the environment; a gateway's own holds keys of other services. */
+const INHERITED = new Set([
+  ...["PATH", "HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "LANG", "LC_ALL", "TZ", "COMPUTERNAME", "SYSTEMROOT"],
+  ...["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "OPENCLAW_B2_TEST_NATIVE"],
+  ...["OPENCLAW_HOME", "OPENCLAW_CONFIG_PATH", "OPENCLAW_WORKSPACE_DIR", "OPENCLAW_INCLUDE_ROOTS"],
+]);
 const STDERR_KEPT = 4096;
 
 /** @param {string} code @param {string} message @param {Partial<Failure>} [rest] @returns {Failure} */
 export function failure(code, message, rest = {}) {
   return Object.assign(new Error(message), { code, retryable: false, context: {}, ...rest });
+}
+
+/** Whatever leads to a place on this machine may be what the configuration says of a workspace. @param {[string, any]} variable */
+function isInherited([name, value]) {
+  return INHERITED.has(name.toUpperCase()) || (path.isAbsolute(value ?? "") && existsSync(value));
 }
 
 /**
@@ -35,7 +45,7 @@ export function runWorker({ rootDir, verb, target, options, signal, onProgress, 
   if (signal?.aborted) return Promise.reject(failure("CANCELLED", "cancelled"));
   const child = spawn(process.execPath, [path.join(rootDir, "js", "worker.js")], {
     cwd: rootDir,
-    env: Object.fromEntries(Object.entries(env).filter(([name]) => !NODES_OWN.test(name))),
+    env: Object.fromEntries(Object.entries(env).filter(isInherited)),
     stdio: ["pipe", "pipe", "pipe"],
     windowsHide: true,
   });

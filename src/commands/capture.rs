@@ -411,7 +411,7 @@ impl<'j> Reader<'j> {
             before = file.metadata()?;
         }
         file.rewind()?;
-        let content = self.store(&mut file.take(before.len()), before.len())?;
+        let content = self.store(&mut file.take(before.len()), ChunkSizes::for_size(before.len()))?;
         let after = file.metadata()?;
         let same = |field: fn(&std::fs::Metadata) -> i64| field(&before) == field(&after);
         Ok(if content.size == before.len() && after.len() == before.len() && same(mtime) {
@@ -434,7 +434,8 @@ impl<'j> Reader<'j> {
         let result = match copied {
             Ok(()) => File::open(&copy).map_err(Error::from).and_then(|mut file| {
                 let length = file.metadata()?.len();
-                self.store(&mut file, length)
+                let sizes = ChunkSizes::for_database(length, database::page_size(&mut file)?);
+                self.store(&mut file, sizes)
             }),
             Err(error) => Err(error),
         };
@@ -464,11 +465,11 @@ impl<'j> Reader<'j> {
     }
 
     /// Chunks, hashes and stores what `source` gives.
-    fn store(&mut self, source: &mut dyn Read, size: u64) -> Result<Content> {
+    fn store(&mut self, source: &mut dyn Read, sizes: ChunkSizes) -> Result<Content> {
         let mut content = Content { size: 0, sha256: [0; 32], chunks: Vec::new() };
         let mut hasher = Sha256::new();
         let (sink, job) = (&mut self.sink, self.job);
-        job.chunker.split(source, ChunkSizes::for_size(size), &mut self.buffer, |chunk| {
+        job.chunker.split(source, sizes, &mut self.buffer, |chunk| {
             job.operation.check()?;
             hasher.update(chunk);
             content.size += chunk.len() as u64;

@@ -1,7 +1,7 @@
 //! Content-defined chunks: FastCDC (Xia et al., "FastCDC", USENIX ATC 2016; the 2020 variant with two bytes a step).
 //!
 //! Chunks are the unit of deduplication. Their ends depend on the content around them, so that an insertion changes the
-//! chunks it touches and no other.
+//! chunks it touches and no other. A copy of a SQLite database only ever moves and changes by pages: its pages are its chunks.
 
 use std::io::{self, Read};
 
@@ -33,6 +33,20 @@ impl ChunkSizes {
             _ => Self::LARGE,
         }
     }
+
+    /// The class for a SQLite database of about `size` bytes with pages of `page` bytes: one chunk for each, where pages are
+    /// neither so small nor the database so large that the index would weigh more than what is saved.
+    ///
+    /// Changes of a database are scattered over it, so that chunks with ends of their own take several pages along with each
+    /// that changed: after 20 turns in a real gateway 39 of 412 pages of the shared database were new, and 1,152,807 of its
+    /// 1,687,552 bytes lay in new chunks of 8 KiB on average.
+    #[must_use]
+    pub const fn for_database(size: u64, page: usize) -> Self {
+        match (Self::for_size(size), page) {
+            (Self::SMALL, 0x1000..=0x1_0000) => Self { min: page, average: page, max: page },
+            (sizes, _) => sizes,
+        }
+    }
 }
 
 /// Splits content into chunks with one repository's own boundaries.
@@ -52,6 +66,9 @@ impl Chunker {
 
     /// The length of the first chunk of `window`, which holds the rest of the content or at least `sizes.max` bytes of it.
     fn first(&self, window: &[u8], sizes: ChunkSizes) -> usize {
+        if sizes.min == sizes.max {
+            return sizes.max.min(window.len());
+        }
         let (mask_small, mask_large) = select_masks(sizes.average, Normalization::Level1);
         let (_, length) = cut_gear(
             window,

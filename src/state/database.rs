@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -111,6 +111,19 @@ pub fn starts_like_one(source: &mut impl Read) -> io::Result<bool> {
 #[must_use]
 pub fn has_magic(path: &Path) -> bool {
     File::open(path).and_then(|mut file| starts_like_one(&mut file)).unwrap_or(false)
+}
+
+/// The size of a database's pages, in bytes; afterwards `file` is at its start.
+///
+/// # Errors
+/// Those of reading.
+pub fn page_size(file: &mut File) -> io::Result<usize> {
+    // <https://sqlite.org/fileformat2.html>, section 1.3.2.
+    let mut header = [0; 18];
+    file.read_exact(&mut header)?;
+    file.rewind()?;
+    let size = usize::from(u16::from_be_bytes([header[16], header[17]]));
+    Ok(if size == 1 { 1 << 16 } else { size })
 }
 
 /// Makes a private copy of the database at `source` in the new file `copy`, without the rows that must stay home.
