@@ -129,7 +129,7 @@ pub async fn recover(target: &Target) -> Result<Option<RecoverReport>> {
 /// to lose, or nothing to restore.
 ///
 /// # Errors
-/// Those of [`rollback`].
+/// Those of [`rollback`]; `NOT_FOUND` when there are snapshots of 0.1.x alone, of which none is taken unasked.
 pub async fn restore_if_empty(target: &Target, operation: &Operation) -> Result<Option<RollbackReport>> {
     operation.check()?;
     let searched = target.clone();
@@ -139,7 +139,7 @@ pub async fn restore_if_empty(target: &Target, operation: &Operation) -> Result<
     let workplace = Workplace::open(target, "restore").await?;
     let options = RollbackOptions { snapshot: "latest".into(), paths: Vec::new(), plan_only: false };
     let goal = match Goal::find(target, &workplace, &options, operation).await {
-        Err(error) if error.code() == Code::NotFound => return Ok(None),
+        Err(error) if error.code() == Code::NotFound && error.context().snapshot.is_none() => return Ok(None),
         goal => goal?,
     };
     let mut live = look(target, &workplace, &goal.repository, operation).await?;

@@ -89,7 +89,7 @@ impl Selector {
             let error = not_found("there is no snapshot yet".into());
             let legacy = snapshots.iter().filter(|candidate| candidate.kind == SnapshotKind::Legacy);
             match legacy.max_by_key(by_age) {
-                Some(newest) => error.advise(format!(
+                Some(newest) => error.in_snapshot(&newest.id).advise(format!(
                     "those of openclaw-b2-backup 0.1.x are selected by their id, of which {} is the newest; \
                      import-legacy makes snapshots of this version of them",
                     newest.id
