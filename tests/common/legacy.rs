@@ -7,6 +7,7 @@ use std::sync::Mutex;
 
 use aes_gcm::aead::AeadInOut;
 use aes_gcm::{Aes256Gcm, KeyInit, Nonce};
+use openclaw_b2_backup::repository::id::hex;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -109,8 +110,8 @@ fn gathers(path: &str) -> bool {
     let has_end = |ends: &[&str]| ends.iter().any(|end| path.ends_with(end));
     let kept = match segments[..] {
         [name] => name == "openclaw.json" || name.starts_with("openclaw.json.bak"),
-        ["agents", _, "sessions", name] => name.ends_with(".jsonl") || name == "sessions.json",
-        ["agents", _, "memory", name] => name.ends_with(".sqlite"),
+        ["agents", _, "sessions", name] => has_end(&[".jsonl"]) || name == "sessions.json",
+        ["agents", _, "memory", _] => has_end(&[".sqlite"]),
         ["agents", _, "agent", ..] | ["workspace" | "cron" | "hooks", ..] => true,
         [folder, ..] => folder.starts_with("workspace-"),
         [] => false,
@@ -120,7 +121,7 @@ fn gathers(path: &str) -> bool {
 
 /// As manifests have it.
 pub fn sha256(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(content))
 }
 
 /// Magic, salt, nonce, tag, ciphertext.
@@ -135,8 +136,11 @@ pub fn encrypt(content: &[u8], application_key: &str) -> Vec<u8> {
     [&b"B2EN"[..], &salt, &nonce, &tag, &body].concat()
 }
 
+/// By application key and salt.
+type Keys = BTreeMap<(String, [u8; 32]), [u8; 32]>;
+
 fn derive(application_key: &str, salt: [u8; 32]) -> [u8; 32] {
-    static KEYS: Mutex<BTreeMap<(String, [u8; 32]), [u8; 32]>> = Mutex::new(BTreeMap::new());
+    static KEYS: Mutex<Keys> = Mutex::new(Keys::new());
     *KEYS.lock().unwrap().entry((application_key.to_owned(), salt)).or_insert_with(|| {
         let mut key = [0; 32];
         scrypt::scrypt(application_key.as_bytes(), &salt, &scrypt::Params::new(14, 8, 1).unwrap(), &mut key).unwrap();

@@ -3,10 +3,9 @@
 //! A snapshot has objects only for the files that had changed since the one before. What the others held is found by its
 //! hash in any folder whose manifest names it and whose object is there.
 
-use std::collections::HashMap;
-
+use super::LegacyId;
 use super::manifest::{File, MAX_MANIFEST, Manifest};
-use super::{LegacyId, source::Place};
+use super::source::{Place, Places};
 use crate::commands::Operation;
 use crate::error::{Code, Error, Result};
 use crate::repository::open::Repository;
@@ -24,7 +23,7 @@ pub struct Catalog {
     pub snapshots: Vec<(LegacyId, Manifest)>,
     /// Those whose manifest cannot be read, or not be trusted with paths.
     pub unreadable: Vec<(LegacyId, Error)>,
-    places: HashMap<[u8; 32], Vec<Place>>,
+    places: Places,
 }
 
 impl Catalog {
@@ -89,7 +88,7 @@ impl Catalog {
     ///
     /// # Errors
     /// Why it cannot be read; `NOT_FOUND` when it is not there.
-    pub fn find(mut self, id: &LegacyId) -> Result<(Manifest, HashMap<[u8; 32], Vec<Place>>)> {
+    pub fn find(mut self, id: &LegacyId) -> Result<(Manifest, Places)> {
         if let Some(at) = self.unreadable.iter().position(|(unreadable, _)| unreadable == id) {
             return Err(self.unreadable.swap_remove(at).1);
         }
@@ -98,7 +97,8 @@ impl Catalog {
         })?;
         let (_, manifest) = self.snapshots.swap_remove(at);
         let places = manifest.files.iter().filter_map(|file| Some((file.sha256, self.places_of(file, id)?)));
-        Ok((places.collect::<HashMap<_, _>>(), manifest)).map(|(places, manifest)| (manifest, places))
+        let places = places.collect();
+        Ok((manifest, places))
     }
 
     /// First the snapshot's own folder, then the older ones, from the newest to the oldest, then the newer ones.

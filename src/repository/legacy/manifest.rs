@@ -121,7 +121,7 @@ impl Manifest {
     pub fn tree(&self, id: &LegacyId, size: impl Fn(&File) -> u64) -> Result<Vec<Entry>> {
         let rules = Rules::new(&[], &[], true)?;
         let time = i64::try_from(id.time().as_nanosecond()).unwrap_or_default();
-        let mut entries: Vec<Entry> = self.files.iter().map(|file| self.entry(file, &rules, time, &size)).collect();
+        let mut entries: Vec<Entry> = self.files.iter().map(|file| entry(file, &rules, time, &size)).collect();
         let mut directories: Vec<&str> = self.files.iter().flat_map(|file| parents(&file.path)).collect();
         directories.sort_unstable();
         directories.dedup();
@@ -132,23 +132,24 @@ impl Manifest {
         check_parents(&entries)?;
         Ok(entries)
     }
+}
 
-    fn entry(&self, file: &File, rules: &Rules, time: i64, size: impl Fn(&File) -> u64) -> Entry {
-        let left_out = |why: &str| Entry::new(file.path.as_str(), Kind::Exception, 0, 0).with_target(why);
-        if rules.verdict(&file.path) == Verdict::Secret {
-            return left_out("it holds credentials, which are this machine's own");
-        }
-        // Beside a copy that is whole by itself, a journal of the live database would be played into it.
-        let owner = SIDE_FILES.iter().find_map(|suffix| file.path.strip_suffix(suffix));
-        if owner.is_some_and(is_database) {
-            return left_out("it belongs to a database that was in use");
-        }
-        let kind = if is_database(&file.path) { Kind::Database } else { Kind::File };
-        // A size of nothing is kept for what is nothing.
-        let size = if file.is_empty() { 0 } else { size(file).max(1) };
-        let content = Content { size, sha256: file.sha256, chunks: Vec::new() };
-        Entry::new(file.path.as_str(), kind, FILE_MODE, time).with_content(&content)
+/// One file as this version has it in a tree.
+fn entry(file: &File, rules: &Rules, time: i64, size: impl Fn(&File) -> u64) -> Entry {
+    let left_out = |why: &str| Entry::new(file.path.as_str(), Kind::Exception, 0, 0).with_target(why);
+    if rules.verdict(&file.path) == Verdict::Secret {
+        return left_out("it holds credentials, which are this machine's own");
     }
+    // Beside a copy that is whole by itself, a journal of the live database would be played into it.
+    let owner = SIDE_FILES.iter().find_map(|suffix| file.path.strip_suffix(suffix));
+    if owner.is_some_and(is_database) {
+        return left_out("it belongs to a database that was in use");
+    }
+    let kind = if is_database(&file.path) { Kind::Database } else { Kind::File };
+    // A size of nothing is kept for what is nothing.
+    let size = if file.is_empty() { 0 } else { size(file).max(1) };
+    let content = Content { size, sha256: file.sha256, chunks: Vec::new() };
+    Entry::new(file.path.as_str(), kind, FILE_MODE, time).with_content(&content)
 }
 
 /// Whether 0.1.x stored what lies at `path` as a copy of a database.

@@ -149,6 +149,7 @@ impl Folders {
     }
 
     /// The ids and folders, oldest first.
+    #[must_use]
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&LegacyId, &Folder)> {
         self.0.iter()
     }

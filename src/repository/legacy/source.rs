@@ -43,6 +43,9 @@ pub struct Place {
     pub size: u64,
 }
 
+/// Places by the SHA-256 of the plain content.
+pub type Places = HashMap<[u8; 32], Vec<Place>>;
+
 /// Whether files are taken that are stored unencrypted. Whoever can write to the bucket can make them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plain {
@@ -65,7 +68,7 @@ impl Plain {
 pub struct Source {
     id: LegacyId,
     store: SharedStore,
-    places: HashMap<[u8; 32], Vec<Place>>,
+    places: Places,
     application_key: Option<Secret>,
     plain: Plain,
     /// Whether any file was opened, so that the key is the right one.
