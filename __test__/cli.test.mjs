@@ -247,7 +247,11 @@ test("people see tables, sizes and what is missing", async () => {
   const withOld = await drive(["status"], { status: async () => ({ ...status, legacySnapshots: 3, leftOut: [] }) });
   assert.match(withOld.stdout, /^of 0\.1\.x +3, see import-legacy$/m);
   const old = "2026-01-01T00-00-00Z";
-  const report = { imported: [{ from: old, snapshot: ID }], present: 2, skipped: [{ path: "other", reason: "damaged" }] };
+  const report = {
+    imported: [{ from: old, snapshot: ID }],
+    present: 2,
+    skipped: [{ path: "other", reason: "damaged" }],
+  };
   const importing = await drive(["import-legacy"], { importLegacy: async () => report });
   assert.equal(importing.stdout, `1 snapshot of 0.1.x imported; 2 imported before\n  ${old} as ${ID}\n`);
   assert.match(importing.stderr, /^not imported: other: damaged$/m);
