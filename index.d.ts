@@ -49,6 +49,38 @@ export interface DiffResult {
 /** Drops what `prepareRollback` has prepared. */
 export declare function discardRollback(target: Target): Promise<undefined>
 
+/** One imported snapshot. */
+export interface ImportedSnapshot {
+  /** The id that 0.1.x gave it. */
+  from: string
+  /** The id of the snapshot that was made of it. */
+  snapshot: string
+}
+
+/** Makes snapshots of this format of those that 0.1.x has written, which stay as they are. */
+export declare function importLegacy(target: Target, options?: ImportLegacyOptions | undefined | null, onProgress?: (progress: Progress) => void): Promise<ImportLegacyResult>
+
+/** Options of `importLegacy`. */
+export interface ImportLegacyOptions {
+  /**
+   * Also take files that are stored unencrypted into an encrypted repository. Whoever can write to the bucket can have
+   * made them. Default: false.
+   */
+  acceptPlain?: boolean
+  /** Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`. */
+  signal?: AbortSignal
+}
+
+/** What `importLegacy` did. */
+export interface ImportLegacyResult {
+  /** Snapshots that were made, oldest first. */
+  imported: Array<ImportedSnapshot>
+  /** How many had been imported before. */
+  present: number
+  /** Legacy snapshots that were not imported: `path` is the id. */
+  skipped: Array<SnapshotException>
+}
+
 /** Every snapshot, newest first. */
 export declare function list(target: Target, options?: OperationOptions | undefined | null, onProgress?: (progress: Progress) => void): Promise<ListResult>
 
@@ -258,13 +290,16 @@ export interface SnapshotException {
 export interface SnapshotInfo {
   /** The id, which is also the folder's name in the bucket. */
   id: string
-  /** When it was taken: RFC 3339, UTC, by the store's clock. */
+  /** When it was taken: RFC 3339, UTC, by the store's clock; for a legacy one by that of the machine that took it. */
   createdAt: string
-  /** A safety snapshot is taken before a rollback and never pruned automatically. */
-  kind: 'regular' | 'safety'
-  /** Why it was taken. */
+  /**
+   * A safety snapshot is taken before a rollback and never pruned automatically. A legacy one was written by 0.1.x, is
+   * never pruned either, and is selected by its id alone.
+   */
+  kind: 'regular' | 'safety' | 'legacy'
+  /** Why it was taken; `unknown` for a legacy one, unless it was taken before a restore. */
   trigger: string
-  /** Host name of the machine that took it. */
+  /** Host name of the machine that took it; `unknown` for a legacy one. */
   host: string
   /** Files it holds. */
   files: number
@@ -272,7 +307,7 @@ export interface SnapshotInfo {
   bytes: number
   /** Whether it holds everything that was in scope. */
   complete: boolean
-  /** How many things it does not hold. */
+  /** How many things it does not hold; for a legacy one, how many files whose content is not stored any more. */
   exceptions: number
 }
 
@@ -285,9 +320,11 @@ export interface StatusResult {
   location: string
   /** Whether what is stored is encrypted. */
   encrypted: boolean
-  /** Snapshots that can be listed. */
+  /** Snapshots that can be listed, without those of 0.1.x. */
   snapshots: number
-  /** The newest one; null when there is none. */
+  /** Snapshots of 0.1.x. */
+  legacySnapshots: number
+  /** The newest one, without those of 0.1.x; null when there is none. */
   latest: SnapshotInfo | null
   /** Bytes that the repository takes in the store. */
   storedBytes: number

@@ -30,6 +30,7 @@ const CALLS = {
   diff: (options, given = target) => api.diff(given, { from: "latest", ...options }),
   verify: (options, given = target) => api.verify(given, options),
   prune: (options, given = target) => api.prune(given, options),
+  importLegacy: (options, given = target) => api.importLegacy(given, options),
   status: (options, given = target) => api.status(given, options),
 };
 

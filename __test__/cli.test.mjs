@@ -219,6 +219,8 @@ test("every verb hands its options to its function", async () => {
   const diff = { diff: async () => ({ from: ID, to: null, changes: [] }) };
   assert.deepEqual(await options(["diff", "a b"], diff), { from: "a b", to: undefined });
   assert.deepEqual(await options(["diff", "a", "b"], diff), { from: "a", to: "b" });
+  const imported = { importLegacy: async () => ({ imported: [], present: 0, skipped: [] }) };
+  assert.deepEqual(await options(["import-legacy", "--accept-plain"], imported), { acceptPlain: true });
   const sound = { snapshots: 1, packs: 1, chunks: 1, readBytes: 0, problems: [] };
   assert.deepEqual(await options(["verify", "--read-data"], { verify: async () => sound }), { readData: true });
 });
@@ -242,6 +244,17 @@ test("people see tables, sizes and what is missing", async () => {
   const shown = await drive(["status"], { status: async () => ({ ...status, leftOut: [] }) });
   assert.match(shown.stdout, /^repository  file:\/\/\/r$/m);
   assert.match(shown.stdout, /^latest      none$/m);
+  const withOld = await drive(["status"], { status: async () => ({ ...status, legacySnapshots: 3, leftOut: [] }) });
+  assert.match(withOld.stdout, /^of 0\.1\.x +3, see import-legacy$/m);
+  const old = "2026-01-01T00-00-00Z";
+  const report = {
+    imported: [{ from: old, snapshot: ID }],
+    present: 2,
+    skipped: [{ path: "other", reason: "damaged" }],
+  };
+  const importing = await drive(["import-legacy"], { importLegacy: async () => report });
+  assert.equal(importing.stdout, `1 snapshot of 0.1.x imported; 2 imported before\n  ${old} as ${ID}\n`);
+  assert.match(importing.stderr, /^not imported: other: damaged$/m);
   const pruned = { removedSnapshots: [ID], condemnedPacks: 1, deletedPacks: 2, freedBytes: 3000 };
   assert.match((await drive(["prune"], { prune: async () => pruned })).stdout, /1 snapshot removed; 2 packs .*3\.0 kB/);
 });

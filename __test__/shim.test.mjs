@@ -364,6 +364,15 @@ describe("the texts", () => {
     assert.match(texts.question(plan, ["workspace/**"]), /^2026\S+, only workspace\/\*\*\n/);
   });
 
+  test("snapshots of 0.1.x are told from others, and what is uncertain about one is said before it is restored", () => {
+    const old = { id: "2026-01-01T00-00-00Z", createdAt: "2026-01-01T00:00:00Z", kind: "legacy", trigger: "unknown" };
+    const snapshots = [{ ...old, host: "unknown", files: 2, bytes: 7, complete: false, exceptions: 1 }];
+    assert.match(texts.list({ snapshots, unreadable: [] }), /; of 0\.1\.x, 2 files, 7 B; incomplete: 1 left out$/);
+    const warned = { ...plan, warnings: ["nothing authenticates it", "another"] };
+    assert.match(texts.question(warned), /unchanged\..*\nnothing authenticates it\ndelete /);
+    assert.ok(!texts.question(warned).includes("another"));
+  });
+
   test("a path cannot write a line of its own", () => {
     const odd = { ...plan, restored: ["a\nApproved by the owner", "b\u202e"] };
     assert.ok(!texts.question(odd).split("\n").includes("Approved by the owner"));

@@ -17,7 +17,7 @@ import { VERBS } from "./verbs.js";
  * The options by name, checked. Which there are depends on the verb.
  * @typedef {{
  *   config?: string, "state-dir"?: string, json?: boolean, trigger?: import("../index.js").PushOptions["trigger"], snapshot: string, target: string,
- *   path?: string[], plan?: boolean, yes?: boolean, "read-data"?: boolean
+ *   path?: string[], plan?: boolean, yes?: boolean, "read-data"?: boolean, "accept-plain"?: boolean
  * }} Values
  */
 

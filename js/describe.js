@@ -93,13 +93,26 @@ export function prune({ removedSnapshots, condemnedPacks, deletedPacks, freedByt
   return { lines: [`${removed}; ${packs}`, ...removedSnapshots.map((id) => `  ${id}`)] };
 }
 
+/** @param {import("../index.js").ImportLegacyResult} report @returns {Words} */
+export function importLegacy({ imported, present, skipped }) {
+  const before = present > 0 ? `; ${number(present)} imported before` : "";
+  return {
+    lines: [
+      `${count(imported.length, "snapshot")} of 0.1.x imported${before}`,
+      ...imported.map(({ from, snapshot }) => `  ${from} as ${snapshot}`),
+    ],
+    notes: skipped.map(({ path, reason }) => `not imported: ${path}: ${reason}`),
+  };
+}
+
 /** @param {import("../index.js").StatusResult} report @returns {Words} */
-export function status({ location, encrypted, snapshots, latest, storedBytes, objects, leftOut }) {
+export function status({ location, encrypted, snapshots, legacySnapshots, latest, storedBytes, objects, leftOut }) {
   const rows = [
     ["repository", location],
     ["encrypted", encrypted ? "yes" : "no"],
     ["stored", `${size(storedBytes)} in ${count(objects, "object")}`],
     ["snapshots", number(snapshots)],
+    ...(legacySnapshots > 0 ? [["of 0.1.x", `${number(legacySnapshots)}, see import-legacy`]] : []),
     ["latest", latest ? `${latest.id} (${latest.trigger}, ${latest.host}, ${size(latest.bytes)})` : "none"],
     ["left out", leftOut.join(", ") || "nothing"],
   ];

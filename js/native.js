@@ -46,6 +46,8 @@ export const diff = async (...args) => load().diff(...args);
 export const verify = async (...args) => load().verify(...args);
 /** @type {Native["prune"]} */
 export const prune = async (...args) => load().prune(...args);
+/** @type {Native["importLegacy"]} */
+export const importLegacy = async (...args) => load().importLegacy(...args);
 /** @type {Native["status"]} */
 export const status = async (...args) => load().status(...args);
 /** @type {Native["prepareRollback"]} */

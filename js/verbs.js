@@ -114,6 +114,20 @@ export const VERBS = {
     describe: describe.prune,
   },
 
+  "import-legacy": {
+    about: "Make snapshots of this version of those that 0.1.x has written",
+    options: {
+      "accept-plain": {
+        type: "boolean",
+        about: "Also take what 0.1.x stored unencrypted, which anybody may have made",
+      },
+    },
+    run: ({ io, target, values, abort, onProgress }) => {
+      return io.native.importLegacy(target, { acceptPlain: values["accept-plain"], signal: abort.signal }, onProgress);
+    },
+    describe: describe.importLegacy,
+  },
+
   status: {
     about: "Show where backups stand",
     options: {},

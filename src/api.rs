@@ -220,14 +220,15 @@ impl From<commands::PushReport> for PushResult {
 pub struct SnapshotInfo {
     /// The id, which is also the folder's name in the bucket.
     pub id: String,
-    /// When it was taken: RFC 3339, UTC, by the store's clock.
+    /// When it was taken: RFC 3339, UTC, by the store's clock; for a legacy one by that of the machine that took it.
     pub created_at: String,
-    /// A safety snapshot is taken before a rollback and never pruned automatically.
-    #[napi(ts_type = "'regular' | 'safety'")]
+    /// A safety snapshot is taken before a rollback and never pruned automatically. A legacy one was written by 0.1.x, is
+    /// never pruned either, and is selected by its id alone.
+    #[napi(ts_type = "'regular' | 'safety' | 'legacy'")]
     pub kind: String,
-    /// Why it was taken.
+    /// Why it was taken; `unknown` for a legacy one, unless it was taken before a restore.
     pub trigger: String,
-    /// Host name of the machine that took it.
+    /// Host name of the machine that took it; `unknown` for a legacy one.
     pub host: String,
     /// Files it holds.
     pub files: f64,
@@ -235,7 +236,7 @@ pub struct SnapshotInfo {
     pub bytes: f64,
     /// Whether it holds everything that was in scope.
     pub complete: bool,
-    /// How many things it does not hold.
+    /// How many things it does not hold; for a legacy one, how many files whose content is not stored any more.
     pub exceptions: f64,
 }
 
@@ -419,6 +420,48 @@ impl From<commands::PruneReport> for PruneResult {
     }
 }
 
+/// Options of `importLegacy`.
+#[napi(object, object_to_js = false)]
+pub struct ImportLegacyOptions<'env> {
+    /// Also take files that are stored unencrypted into an encrypted repository. Whoever can write to the bucket can have
+    /// made them. Default: false.
+    pub accept_plain: Option<bool>,
+    /// Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`.
+    #[napi(ts_type = "AbortSignal")]
+    pub signal: Option<Object<'env>>,
+}
+
+/// What `importLegacy` did.
+#[napi(object, object_from_js = false)]
+pub struct ImportLegacyResult {
+    /// Snapshots that were made, oldest first.
+    pub imported: Vec<ImportedSnapshot>,
+    /// How many had been imported before.
+    pub present: f64,
+    /// Legacy snapshots that were not imported: `path` is the id.
+    pub skipped: Vec<SnapshotException>,
+}
+
+/// One imported snapshot.
+#[napi(object, object_from_js = false)]
+pub struct ImportedSnapshot {
+    /// The id that 0.1.x gave it.
+    pub from: String,
+    /// The id of the snapshot that was made of it.
+    pub snapshot: String,
+}
+
+impl From<commands::ImportReport> for ImportLegacyResult {
+    fn from(report: commands::ImportReport) -> Self {
+        let imported = report.imported.into_iter();
+        Self {
+            imported: imported.map(|one| ImportedSnapshot { from: one.from, snapshot: one.snapshot }).collect(),
+            present: number(report.present),
+            skipped: convert(report.skipped),
+        }
+    }
+}
+
 /// Options of `diff`.
 #[napi(object, object_to_js = false)]
 pub struct DiffOptions<'env> {
@@ -471,9 +514,11 @@ pub struct StatusResult {
     pub location: String,
     /// Whether what is stored is encrypted.
     pub encrypted: bool,
-    /// Snapshots that can be listed.
+    /// Snapshots that can be listed, without those of 0.1.x.
     pub snapshots: f64,
-    /// The newest one; null when there is none.
+    /// Snapshots of 0.1.x.
+    pub legacy_snapshots: f64,
+    /// The newest one, without those of 0.1.x; null when there is none.
     pub latest: Option<SnapshotInfo>,
     /// Bytes that the repository takes in the store.
     pub stored_bytes: f64,
@@ -489,6 +534,7 @@ impl From<commands::StatusReport> for StatusResult {
             location: report.location,
             encrypted: report.encrypted,
             snapshots: number(report.snapshots),
+            legacy_snapshots: number(report.legacy_snapshots),
             latest: report.latest.map(Into::into),
             stored_bytes: number(report.stored_bytes),
             objects: number(report.objects),
@@ -700,6 +746,22 @@ pub fn prune<'env>(
     let target = Call::target(env, target);
     Call::new(options.and_then(|options| options.signal), on_progress)
         .start(env, async move |operation| commands::prune::prune(&target?, &operation).await)
+}
+
+/// Makes snapshots of this format of those that 0.1.x has written, which stay as they are.
+#[napi(catch_unwind)]
+pub fn import_legacy<'env>(
+    env: &'env Env,
+    #[napi(ts_arg_type = "Target")] target: Object<'env>,
+    options: Option<ImportLegacyOptions<'env>>,
+    #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
+) -> napi::Result<PromiseRaw<'env, ImportLegacyResult>> {
+    let target = Call::target(env, target);
+    let (accept_plain, signal) = options.map_or((None, None), |options| (options.accept_plain, options.signal));
+    Call::new(signal, on_progress).start(env, async move |operation| {
+        let options = commands::ImportOptions { accept_plain: accept_plain.unwrap_or(false) };
+        commands::import_legacy::import_legacy(&target?, options, &operation).await
+    })
 }
 
 /// Where backups stand: the repository, its newest snapshot, its size.

@@ -60,6 +60,7 @@ fn store(bench: &Bench, entries: &[Entry]) -> String {
             bytes: 1,
             exceptions: 0,
             first_exceptions: Vec::new(),
+            imported_from: None,
             tree: Root { depth: 0, chunks: vec![tree] },
         };
         let manifest = summary.to_manifest(&id, key).unwrap();

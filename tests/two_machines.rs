@@ -176,3 +176,35 @@ fn whichever_master_key_comes_first_both_machines_read_everything() {
         check_from_elsewhere(root.path(), &models, MACHINES * 3);
     }
 }
+
+#[test]
+fn each_machine_keeps_its_own_retention_and_a_third_one_gets_the_newest_of_all() {
+    let root = tempfile::tempdir().unwrap();
+    let (runtime, operation) = (runtime(), Operation::default());
+    let machines = [1, 3].map(|kept| target(root.path(), kept, &serde_json::json!({ "keepSnapshots": kept })));
+    let mut pushed = [Vec::new(), Vec::new()];
+    for round in 0..5 {
+        for (machine, target) in machines.iter().enumerate() {
+            write(target, "workspace/own", format!("{machine}, round {round}"));
+            let options = PushOptions { trigger: Trigger::Manual };
+            let report = runtime.block_on(push::push(target, options, &operation)).unwrap();
+            assert_eq!(report.warnings, Vec::<String>::new());
+            pushed[machine].push(report.snapshot.unwrap());
+        }
+    }
+    let third = target(root.path(), 99, &serde_json::json!({}));
+    let listed = runtime.block_on(list::list(&third, &operation)).unwrap().snapshots;
+    let mut kept: Vec<&str> = listed.iter().map(|snapshot| snapshot.id.as_str()).collect();
+    let mut expected: Vec<&str> = pushed[0][4..].iter().chain(&pushed[1][2..]).map(String::as_str).collect();
+    kept.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(kept, expected);
+
+    let report = runtime.block_on(rollback::restore_if_empty(&third, &operation)).unwrap().unwrap();
+    assert_eq!(report.snapshot, pushed[1][4]);
+    assert_eq!(fs::read_to_string(third.state_dir.join("workspace/own")).unwrap(), "1, round 4");
+    // Not the newest of its own, which it has none of: and what it takes from now on counts for itself.
+    write(&third, "workspace/own", "third");
+    runtime.block_on(push::push(&third, PushOptions { trigger: Trigger::Manual }, &operation)).unwrap();
+    assert_eq!(runtime.block_on(list::list(&third, &operation)).unwrap().snapshots.len(), 5);
+}

@@ -17,6 +17,7 @@ const TRIGGERS = {
   gateway_stop: "at a gateway stop",
   manual: "asked for",
   before_rollback: "before a rollback",
+  import: "imported from 0.1.x",
 };
 
 /** `2026-02-19 01:30`, in the zone of this machine. @param {number | string} time */
@@ -36,10 +37,15 @@ const reason = (name) => TRIGGERS[/** @type {keyof TRIGGERS} */ (name)] ?? oneLi
 /** @param {import("../../index.js").ListResult} report */
 export function list({ snapshots, unreadable }) {
   if (snapshots.length === 0 && unreadable.length === 0) return "There is no snapshot yet.";
-  const line = (/** @type {SnapshotInfo} */ { id, createdAt, trigger, host, files, bytes, complete, exceptions }) =>
+  const line = (
+    /** @type {SnapshotInfo} */ { id, createdAt, kind, trigger, host, files, bytes, complete, exceptions },
+  ) =>
     [
       `${id}  ${when(createdAt)}`,
-      `${reason(trigger)}, ${count(files, "file")}, ${size(bytes)}, ${oneLine(host)}`,
+      // 0.1.x did not say why it took one, nor where.
+      kind === "legacy"
+        ? `of 0.1.x, ${count(files, "file")}, ${size(bytes)}`
+        : `${reason(trigger)}, ${count(files, "file")}, ${size(bytes)}, ${oneLine(host)}`,
       ...(complete ? [] : [`incomplete: ${number(exceptions)} left out`]),
     ].join("; ");
   const lines = [`${count(snapshots.length, "snapshot")}, newest first:`, ...first(snapshots.map(line), LISTED)];
@@ -78,6 +84,8 @@ export function question(plan, paths) {
   const lines = [
     `${plan.snapshot}${paths ? `, only ${paths.map(oneLine).join(" ")}` : ""}`,
     `${totals(plan)}. A safety snapshot is taken first; the gateway restarts.`,
+    // One, short: what is deleted and restored needs the room.
+    ...plan.warnings.slice(0, 1).map((warning) => oneLine(warning).slice(0, 200)),
   ];
   const named = [...plan.deleted.map((path) => `delete ${path}`), ...plan.restored.map((path) => `restore ${path}`)];
   for (const [index, name] of named.entries()) {
@@ -138,7 +146,7 @@ export function pushed({ snapshot, files, bytes, changedFiles, uploadedBytes, du
  * @param {ReturnType<typeof import("./schedule.js").startSchedule> | null} schedule
  */
 export function status({ lastSuccess, lastError }, report, schedule) {
-  const { location, encrypted, snapshots, latest, storedBytes } = report;
+  const { location, encrypted, snapshots, legacySnapshots, latest, storedBytes } = report;
   const health = lastError ? "the last backup failed" : schedule?.isOverdue() ? "a backup is overdue" : "good";
   return [
     `Health: ${health}`,
@@ -146,6 +154,7 @@ export function status({ lastSuccess, lastError }, report, schedule) {
     ...(lastError ? [`Last error: ${ago(lastError.at)}: ${oneLine(lastError.message)}`] : []),
     ...(schedule ? [`Next backup: ${when(schedule.next().getTime())}`] : []),
     `Snapshots: ${number(snapshots)}${latest ? `, newest ${latest.id}` : ""}`,
+    ...(legacySnapshots > 0 ? [`Of 0.1.x: ${number(legacySnapshots)}, named by their ids`] : []),
     `Stored: ${size(storedBytes)} in ${location}, ${encrypted ? "encrypted" : "not encrypted"}`,
   ].join("\n");
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::capture::look;
-use super::list::select;
+use super::snapshot::Snapshot;
 use super::workplace::{Workplace, cache_for_reading};
 use super::{Change, DiffReport, Operation};
 use crate::config::Target;
@@ -22,21 +22,18 @@ pub async fn diff(target: &Target, from: &str, to: Option<&str>, operation: &Ope
         None => cache_for_reading(target).await,
     };
     let mut repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
-    let (from, summary) = select(&repository, from, operation).await?;
-    let to = match to {
-        Some(to) => Some(select(&repository, to, operation).await?),
-        None => None,
-    };
-    let index = Arc::new(repository.load_index().await?);
-    let (before, _) = repository.read_tree(&index, &summary.tree, operation).await?;
+    let from = Snapshot::find(&mut repository, target, from, operation).await?;
     let (to, after) = match (to, &workplace) {
-        (Some((id, summary)), _) => {
-            (Some(id.to_string()), repository.read_tree(&index, &summary.tree, operation).await?.0)
+        (Some(to), _) => {
+            let to = Snapshot::find(&mut repository, target, to, operation).await?;
+            let after = to.compared_with(&from.entries)?.into_owned();
+            (Some(to.id), after)
         }
         (None, Some(workplace)) => (None, look(target, workplace, &repository, operation).await?.entries),
         (None, None) => (None, Vec::new()),
     };
-    Ok(DiffReport { from: from.to_string(), to, changes: changes(&before, &after) })
+    let changes = changes(&from.compared_with(&after)?, &after);
+    Ok(DiffReport { from: from.id, to, changes })
 }
 
 /// The differences of two trees, both ordered by path.

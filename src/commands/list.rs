@@ -1,10 +1,16 @@
 //! `list`: every snapshot with its summary; and the way from what a user writes to the snapshot that is meant.
+//!
+//! Snapshots of 0.1.x are listed with the others and found by their ids alone: nothing authenticates what they hold or
+//! when they were taken, so that none becomes `latest`, or what a time means, by what stands in the bucket.
 
 use super::workplace::cache_for_reading;
-use super::{Exception, ListReport, Operation, SnapshotInfo, SnapshotKind};
+use super::{Exception, ListReport, Operation, SnapshotInfo, SnapshotKind, Trigger};
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
 use crate::repository::id::SnapshotId;
+use crate::repository::legacy::LegacyId;
+use crate::repository::legacy::catalog::Catalog;
+use crate::repository::legacy::manifest::Manifest;
 use crate::repository::manifest::Summary;
 use crate::repository::open::{IfMissing, Repository};
 use crate::repository::selector::{Candidate, Selector};
@@ -21,11 +27,35 @@ pub async fn list(target: &Target, operation: &Operation) -> Result<ListReport> 
     let cache = cache_for_reading(target).await;
     let repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
     let Summaries { readable, unreadable } = summaries(&repository, operation).await?;
+    let catalog = Catalog::read(&repository, operation).await?;
+    let legacy = catalog.snapshots.iter().map(|(id, manifest)| (id.time(), legacy_info(&catalog, id, manifest)));
+    let current = readable.iter().map(|(id, summary)| (summary.created_at, info(id, summary)));
+    let mut snapshots: Vec<_> = legacy.chain(current).collect();
+    // Stable: those of one second stay in the order that their ids give.
+    snapshots.sort_by_key(|(time, _)| *time);
     let unreadable = unreadable
         .into_iter()
-        .map(|(id, error)| Exception { path: id.to_string(), reason: error.to_string() })
+        .map(|(id, error)| (id.to_string(), error))
+        .chain(catalog.unreadable.into_iter().map(|(id, error)| (id.to_string(), error)))
+        .map(|(path, error)| Exception { path, reason: error.to_string() })
         .collect();
-    Ok(ListReport { snapshots: readable.iter().rev().map(|(id, summary)| info(id, summary)).collect(), unreadable })
+    Ok(ListReport { snapshots: snapshots.into_iter().rev().map(|(_, info)| info).collect(), unreadable })
+}
+
+/// One snapshot of 0.1.x as users see it.
+fn legacy_info(catalog: &Catalog, id: &LegacyId, manifest: &Manifest) -> SnapshotInfo {
+    let lacking = manifest.files.iter().filter(|file| !catalog.has(file)).count() as u64;
+    SnapshotInfo {
+        id: id.to_string(),
+        created_at: id.time().to_string(),
+        kind: SnapshotKind::Legacy,
+        trigger: if id.is_safety() { Trigger::BeforeRollback.as_str() } else { "unknown" }.into(),
+        host: "unknown".into(),
+        files: manifest.files.len() as u64,
+        bytes: manifest.files.iter().fold(0, |sum, file| sum.saturating_add(file.size)),
+        complete: lacking == 0,
+        exceptions: lacking,
+    }
 }
 
 /// One snapshot as users see it.
@@ -89,27 +119,43 @@ pub(super) async fn summaries(repository: &Repository, operation: &Operation) ->
     Ok(summaries)
 }
 
+/// A snapshot that is meant.
+#[derive(Debug)]
+pub(super) enum Selected {
+    /// One of this format.
+    Current(SnapshotId, Box<Summary>),
+    /// One of 0.1.x.
+    Legacy(LegacyId),
+}
+
 /// The snapshot that `text` means.
 ///
 /// # Errors
 /// `CONFIG` when the text makes no sense, `NOT_FOUND`, and those of [`Repository::summary`]: when the snapshot that is
 /// meant cannot be read, no other one is taken in its place.
-pub(super) async fn select(
-    repository: &Repository,
-    text: &str,
-    operation: &Operation,
-) -> Result<(SnapshotId, Summary)> {
+pub(super) async fn select(repository: &Repository, text: &str, operation: &Operation) -> Result<Selected> {
     let selector = Selector::parse(text, jiff::Zoned::now())?;
-    let candidates: Vec<Candidate> = if selector == Selector::BeforeCompaction {
+    let contents = &repository.contents;
+    let mut candidates: Vec<Candidate> = if selector == Selector::BeforeCompaction {
         // Only the manifests know why they were written.
         let summaries = summaries(repository, operation).await?;
         summaries.readable.iter().map(|(id, summary)| candidate(id, summary.trigger.as_str())).collect()
     } else {
-        repository.contents.snapshots.iter().map(|(id, _)| candidate(id, "")).collect()
+        contents.snapshots.iter().map(|(id, _)| candidate(id, "")).collect()
     };
-    let id: SnapshotId = selector.select(&candidates)?.id.parse()?;
+    candidates.extend(contents.legacy.iter().map(|(id, _)| Candidate {
+        id: id.to_string(),
+        created_at: id.time(),
+        kind: SnapshotKind::Legacy,
+        trigger: String::new(),
+    }));
+    let chosen = selector.select(&candidates)?;
+    if chosen.kind == SnapshotKind::Legacy {
+        return chosen.id.parse().map(Selected::Legacy);
+    }
+    let id: SnapshotId = chosen.id.parse()?;
     let summary = repository.summary(&id).await?;
-    Ok((id, summary))
+    Ok(Selected::Current(id, Box::new(summary)))
 }
 
 fn candidate(id: &SnapshotId, trigger: &str) -> Candidate {

@@ -2,12 +2,14 @@
 
 mod capture;
 pub mod diff;
+pub mod import_legacy;
 pub mod list;
 mod plan;
 pub mod prune;
 pub mod pull;
 pub mod push;
 pub mod rollback;
+mod snapshot;
 pub mod status;
 pub mod verify;
 mod workplace;
@@ -149,6 +151,8 @@ pub enum Trigger {
     Manual,
     /// The safety snapshot of a rollback.
     BeforeRollback,
+    /// It was one of 0.1.x, which did not say why it took it.
+    Import,
 }
 
 impl Trigger {
@@ -162,6 +166,7 @@ impl Trigger {
             Self::GatewayStop => "gateway_stop",
             Self::Manual => "manual",
             Self::BeforeRollback => "before_rollback",
+            Self::Import => "import",
         }
     }
 }
@@ -170,7 +175,8 @@ impl std::str::FromStr for Trigger {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        [Self::Schedule, Self::CatchUp, Self::BeforeCompaction, Self::GatewayStop, Self::Manual, Self::BeforeRollback]
+        let [schedule, catch_up, compaction] = [Self::Schedule, Self::CatchUp, Self::BeforeCompaction];
+        [schedule, catch_up, compaction, Self::GatewayStop, Self::Manual, Self::BeforeRollback, Self::Import]
             .into_iter()
             .find(|trigger| trigger.as_str() == text)
             .ok_or_else(|| Error::config("trigger", format!("{text:?} is not a trigger")))
@@ -225,15 +231,18 @@ pub enum SnapshotKind {
     Regular,
     /// Taken before a rollback; never pruned automatically.
     Safety,
+    /// Written by 0.1.x; never pruned, and selected by its id alone.
+    Legacy,
 }
 
 impl SnapshotKind {
-    /// `regular` or `safety`.
+    /// `regular`, `safety` or `legacy`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Regular => "regular",
             Self::Safety => "safety",
+            Self::Legacy => "legacy",
         }
     }
 }
@@ -243,13 +252,13 @@ impl SnapshotKind {
 pub struct SnapshotInfo {
     /// The id, which is also the folder's name in the bucket.
     pub id: String,
-    /// RFC 3339, UTC, by the store's clock.
+    /// RFC 3339, UTC, by the store's clock; for one of 0.1.x by that of the machine that took it.
     pub created_at: String,
-    /// Regular or safety.
+    /// Regular, safety or legacy.
     pub kind: SnapshotKind,
-    /// Why it was taken.
+    /// Why it was taken; `unknown` for one of 0.1.x, unless it was taken before a restore.
     pub trigger: String,
-    /// Host name of the machine that took it.
+    /// Host name of the machine that took it; `unknown` for one of 0.1.x.
     pub host: String,
     /// Files it holds.
     pub files: u64,
@@ -257,7 +266,7 @@ pub struct SnapshotInfo {
     pub bytes: u64,
     /// Whether it holds everything that was in scope.
     pub complete: bool,
-    /// How many things it does not hold.
+    /// How many things it does not hold; for one of 0.1.x, how many files whose content is not stored any more.
     pub exceptions: u64,
 }
 
@@ -363,6 +372,34 @@ pub struct PruneReport {
     pub freed_bytes: u64,
 }
 
+/// Options of `import-legacy`.
+#[derive(Debug, Clone, Default)]
+pub struct ImportOptions {
+    /// Also take files that are stored unencrypted into an encrypted repository. Whoever can write to the bucket can have
+    /// made them.
+    pub accept_plain: bool,
+}
+
+/// What `import-legacy` did.
+#[derive(Debug, Clone, Default)]
+pub struct ImportReport {
+    /// Snapshots that were made, oldest first.
+    pub imported: Vec<Imported>,
+    /// How many had been imported before.
+    pub present: u64,
+    /// Those that were not imported, with the reason: `path` is the id.
+    pub skipped: Vec<Exception>,
+}
+
+/// One imported snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Imported {
+    /// The id that 0.1.x gave it.
+    pub from: String,
+    /// The id of the snapshot that was made of it.
+    pub snapshot: String,
+}
+
 /// One difference between two states.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -390,9 +427,11 @@ pub struct StatusReport {
     pub location: String,
     /// Whether what is stored is encrypted.
     pub encrypted: bool,
-    /// Snapshots that can be listed.
+    /// Snapshots that can be listed, without those of 0.1.x.
     pub snapshots: u64,
-    /// The newest one.
+    /// Snapshots of 0.1.x.
+    pub legacy_snapshots: u64,
+    /// The newest one, without those of 0.1.x.
     pub latest: Option<SnapshotInfo>,
     /// Bytes that the repository takes in the store.
     pub stored_bytes: u64,

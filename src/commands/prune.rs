@@ -336,8 +336,10 @@ fn forget(repository: &Repository, needed: &Needed) {
     let is_there = |key: &str| match key.split_once('/') {
         Some(("tree", id)) => id.parse().is_ok_and(|id| needed.chunks.contains(&id)),
         Some(("index", id)) => id.parse().is_ok_and(|id| contents.indexes.contains_key(&id)),
-        Some((id, "manifest.json")) => contents.has_snapshot(id),
-        _ => true,
+        _ => match key.strip_suffix("/manifest.json") {
+            Some(id) => contents.has_snapshot(id) || contents.legacy.has(id),
+            None => true,
+        },
     };
     cache.attempt(|cache| cache.retain_objects(is_there));
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::list::select;
+use super::snapshot::Snapshot;
 use super::workplace::cache_for_reading;
 use super::{Exception, Meter, Operation, PullOptions, PullReport};
 use crate::config::Target;
@@ -35,23 +35,24 @@ pub async fn pull(target: &Target, options: PullOptions, operation: &Operation) 
     };
     let cache = cache_for_reading(target).await;
     let mut repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
-    let (id, summary) = select(&repository, &options.snapshot, operation).await?;
+    let mut snapshot = Snapshot::find(&mut repository, target, &options.snapshot, operation).await?;
+    let id = snapshot.id.clone();
     let in_snapshot = |error: Error| error.in_snapshot(id.as_str());
-    let index = Arc::new(repository.load_index().await?);
-    let (entries, _) = repository.read_tree(&index, &summary.tree, operation).await.map_err(in_snapshot)?;
-    let entries = chosen(entries, &filter);
+    let entries = chosen(std::mem::take(&mut snapshot.entries), &filter);
     let exceptions: Vec<Exception> = exceptions(&entries);
     let count = entries.iter().filter(|entry| matches!(entry.kind, Kind::File | Kind::Database | Kind::Symlink));
     let files = count.count() as u64;
     if entries.is_empty() && !filter.is_all() {
-        return Err(Error::new(Code::NotFound, format!("nothing in {id} matches {}", options.paths.join(", ")))
-            .in_snapshot(id.as_str()));
+        return Err(
+            Error::new(Code::NotFound, format!("nothing in {id} matches {}", options.paths.join(", "))).in_snapshot(id)
+        );
     }
+    snapshot.check_available(&entries)?;
     let bytes = entries.iter().map(|entry| entry.size).sum();
 
     let destination = blocking(move || Destination::create(directory)).await?;
     let meter = Arc::new(Meter::new(operation, "download", 0, 0));
-    let restored = repository.restore(&index, entries, &destination.partial(), meter, operation).await;
+    let restored = snapshot.restore(&repository, entries, &destination.partial(), meter, operation).await;
     let finish = move || match restored {
         Ok(()) => destination.complete(),
         Err(error) => {
@@ -60,7 +61,7 @@ pub async fn pull(target: &Target, options: PullOptions, operation: &Operation) 
         }
     };
     blocking(finish).await.map_err(in_snapshot)?;
-    Ok(PullReport { snapshot: id.to_string(), files, bytes, exceptions })
+    Ok(PullReport { snapshot: snapshot.id, files, bytes, exceptions })
 }
 
 /// What the tree says is not in the snapshot.

@@ -12,6 +12,7 @@ use crate::config::Target;
 use crate::error::{Code, Error, Result};
 use crate::repository::id::{PackId, SnapshotId};
 use crate::repository::index::{Index, PackEntry};
+use crate::repository::legacy::LegacyId;
 use crate::repository::manifest::{LISTED_EXCEPTIONS, Summary};
 use crate::repository::open::{IfMissing, Repository};
 use crate::repository::write::Writer;
@@ -31,8 +32,14 @@ const LAST_SNAPSHOT: &str = "last";
 /// interrupted push can be seen; the next one takes over what was uploaded.
 pub async fn push(target: &Target, options: PushOptions, operation: &Operation) -> Result<PushReport> {
     let started = Instant::now();
-    if options.trigger == Trigger::BeforeRollback {
-        return Err(Error::config("trigger", "before_rollback is for the safety snapshots that a rollback takes"));
+    match options.trigger {
+        Trigger::BeforeRollback => {
+            return Err(Error::config("trigger", "before_rollback is for the safety snapshots that a rollback takes"));
+        }
+        Trigger::Import => {
+            return Err(Error::config("trigger", "import is for the snapshots that import-legacy makes"));
+        }
+        _ => {}
     }
     let workplace = Workplace::open(target, "push").await?;
     let mut upload = Upload::start(target, &workplace, WhenUnchanged::Skip, operation).await?;
@@ -139,14 +146,26 @@ impl<'w> Upload<'w> {
     /// # Errors
     /// Those of the store; a retryable `NETWORK` when another machine deleted meanwhile what this push relied on.
     pub(super) async fn commit(&mut self, trigger: Trigger) -> Result<SnapshotId> {
+        let id = self.write(&Origin::Taken(trigger)).await?;
+        self.remember(Some(&id));
+        Ok(id)
+    }
+
+    /// Writes the manifest of what was read not of the state but of a snapshot of 0.1.x.
+    ///
+    /// # Errors
+    /// Those of [`Upload::commit`].
+    pub(super) async fn commit_import(&mut self, from: &LegacyId) -> Result<SnapshotId> {
+        self.write(&Origin::Imported(from)).await
+    }
+
+    async fn write(&mut self, origin: &Origin<'_>) -> Result<SnapshotId> {
         let took_long = |took: Duration| took > TRUST_LISTING;
         // The monotonic clock stands still while some machines sleep, the other one may be set back.
         if took_long(self.listed_at.0.elapsed()) || self.listed_at.1.elapsed().is_ok_and(took_long) {
             confirm_packs(&mut self.repository, &self.index, &self.new_packs).await?;
         }
-        let id = write_manifest(&self.repository, self.workplace, trigger, &self.captured).await?;
-        self.remember(Some(&id));
-        Ok(id)
+        write_manifest(&self.repository, self.workplace, origin, &self.captured).await
     }
 
     /// Remembers what was read, and the snapshot made of it. A cache that fails costs time only.
@@ -203,14 +222,59 @@ async fn confirm_packs(repository: &mut Repository, index: &Index, new_packs: &[
         .retryable())
 }
 
+/// How a snapshot comes to be.
+#[derive(Debug)]
+enum Origin<'o> {
+    /// It is taken now.
+    Taken(Trigger),
+    /// It was taken by 0.1.x, and keeps its time and kind.
+    Imported(&'o LegacyId),
+}
+
 async fn write_manifest(
     repository: &Repository,
     workplace: &Workplace,
-    trigger: Trigger,
+    origin: &Origin<'_>,
     captured: &Captured,
 ) -> Result<SnapshotId> {
     let tree =
         captured.root.clone().ok_or_else(|| Error::new(Code::Io, "internal error: there is nothing to commit"))?;
+    let (id, trigger, host, imported_from) = match origin {
+        Origin::Taken(trigger) => {
+            let safety = *trigger == Trigger::BeforeRollback;
+            (SnapshotId::generate(time_of_a_new_snapshot(repository)?, safety)?, *trigger, host_name(), None)
+        }
+        Origin::Imported(from) => {
+            let trigger = if from.is_safety() { Trigger::BeforeRollback } else { Trigger::Import };
+            (SnapshotId::generate(from.time(), from.is_safety())?, trigger, "unknown".into(), Some(from.to_string()))
+        }
+    };
+    // 0.1.x did not say where it was; and it kept nothing of other places.
+    let state_dir = workplace.places.state_dir().to_str().filter(|_| imported_from.is_none()).map(str::to_owned);
+    let places = workplace.places.all().iter().skip(1).map(|place| place.name.clone()).collect();
+    let summary = Summary {
+        created_at: id.time(),
+        trigger,
+        machine: workplace.machine,
+        host,
+        state_dir,
+        places,
+        writer: env!("CARGO_PKG_VERSION").into(),
+        files: captured.files,
+        bytes: captured.bytes,
+        exceptions: captured.exceptions.len() as u64,
+        first_exceptions: captured.exceptions.iter().take(LISTED_EXCEPTIONS).cloned().collect(),
+        imported_from,
+        tree,
+    };
+    let manifest = summary.to_manifest(&id, repository.keyring.writing())?;
+    repository.store.put(&id.manifest_key(), Bytes::from(manifest.clone())).await?;
+    repository.remember(id.manifest_key(), &manifest);
+    Ok(id)
+}
+
+/// Now, by the store's clock, in whole seconds.
+fn time_of_a_new_snapshot(repository: &Repository) -> Result<jiff::Timestamp> {
     let whole_seconds = jiff::TimestampRound::new().smallest(jiff::Unit::Second).mode(jiff::RoundMode::Trunc);
     let now = jiff::Timestamp::try_from(repository.store.now())
         .and_then(|time| time.round(whole_seconds))
@@ -219,26 +283,7 @@ async fn write_manifest(
     // before it, should a clock have been set back.
     let newest = repository.contents.snapshots.last().map(|(id, _)| id.time());
     let after = |newest: jiff::Timestamp| newest.checked_add(jiff::SignedDuration::from_secs(1)).unwrap_or(newest);
-    let created_at = newest.map_or(now, |newest| now.max(after(newest)));
-    let id = SnapshotId::generate(created_at, trigger == Trigger::BeforeRollback)?;
-    let summary = Summary {
-        created_at,
-        trigger,
-        machine: workplace.machine,
-        host: host_name(),
-        state_dir: workplace.places.state_dir().to_str().map(str::to_owned),
-        places: workplace.places.all().iter().skip(1).map(|place| place.name.clone()).collect(),
-        writer: env!("CARGO_PKG_VERSION").into(),
-        files: captured.files,
-        bytes: captured.bytes,
-        exceptions: captured.exceptions.len() as u64,
-        first_exceptions: captured.exceptions.iter().take(LISTED_EXCEPTIONS).cloned().collect(),
-        tree,
-    };
-    let manifest = summary.to_manifest(&id, repository.keyring.writing())?;
-    repository.store.put(&id.manifest_key(), Bytes::from(manifest.clone())).await?;
-    repository.remember(id.manifest_key(), &manifest);
-    Ok(id)
+    Ok(newest.map_or(now, |newest| now.max(after(newest))))
 }
 
 fn host_name() -> String {

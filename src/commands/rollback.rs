@@ -9,15 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::capture::{Captured, look};
-use super::list::select;
 use super::plan::{Databases, Plan, Saved, ThisMachine, Wanted};
 use super::push::{Upload, WhenUnchanged};
+use super::snapshot::Snapshot;
 use super::workplace::Workplace;
 use super::{Meter, Operation, RollbackOptions, RollbackReport, Trigger};
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
-use crate::repository::id::SnapshotId;
-use crate::repository::index::Index;
 use crate::repository::open::{IfMissing, Repository};
 use crate::repository::tree::Entry;
 use crate::state::database::{self, Exclusive};
@@ -39,7 +37,7 @@ pub async fn rollback(target: &Target, options: RollbackOptions, operation: &Ope
     let goal = Goal::find(target, &workplace, &options, operation).await?;
     if options.plan_only {
         let live = look(target, &workplace, &goal.repository, operation).await?;
-        return Ok(goal.plan(target, &live, Databases::Move)?.report(goal.id.to_string(), None));
+        return Ok(goal.plan(target, &live, Databases::Move)?.report(goal.snapshot.id, None));
     }
     let staged = goal.stage(target, &workplace, Databases::Move, operation).await?;
     staged.apply().await
@@ -131,7 +129,7 @@ pub async fn recover(target: &Target) -> Result<Option<RecoverReport>> {
 /// to lose, or nothing to restore.
 ///
 /// # Errors
-/// Those of [`rollback`].
+/// Those of [`rollback`]; `NOT_FOUND` when there are snapshots of 0.1.x alone, of which none is taken unasked.
 pub async fn restore_if_empty(target: &Target, operation: &Operation) -> Result<Option<RollbackReport>> {
     operation.check()?;
     let searched = target.clone();
@@ -141,7 +139,7 @@ pub async fn restore_if_empty(target: &Target, operation: &Operation) -> Result<
     let workplace = Workplace::open(target, "restore").await?;
     let options = RollbackOptions { snapshot: "latest".into(), paths: Vec::new(), plan_only: false };
     let goal = match Goal::find(target, &workplace, &options, operation).await {
-        Err(error) if error.code() == Code::NotFound => return Ok(None),
+        Err(error) if error.code() == Code::NotFound && error.context().snapshot.is_none() => return Ok(None),
         goal => goal?,
     };
     let mut live = look(target, &workplace, &goal.repository, operation).await?;
@@ -150,7 +148,7 @@ pub async fn restore_if_empty(target: &Target, operation: &Operation) -> Result<
     let swap = goal.stage_plan(&workplace, &plan, operation).await?;
     let saved = Saved::of(&mut live);
     let machine = goal.machine(target);
-    let Goal { id, .. } = goal;
+    let id = goal.snapshot.id;
     Staged { id, plan, swap, saved, safety: None, databases: Databases::Overwrite, machine }.apply().await.map(Some)
 }
 
@@ -201,16 +199,10 @@ impl Prepared {
 /// The snapshot that the state is to be made like.
 struct Goal {
     repository: Repository,
-    index: Arc<Index>,
-    id: SnapshotId,
-    wanted: Vec<Entry>,
+    snapshot: Snapshot,
     filter: PathFilter,
     /// Where what is in it goes on this machine.
     places: Places,
-    /// Where the state directory was when it was taken.
-    former_state_dir: Option<PathBuf>,
-    /// The places outside that it was to hold.
-    held: Vec<String>,
 }
 
 impl Goal {
@@ -223,31 +215,32 @@ impl Goal {
         let filter = PathFilter::new(&options.paths)?;
         let cache = Some(Arc::clone(&workplace.cache));
         let mut repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
-        let (id, summary) = select(&repository, &options.snapshot, operation).await?;
-        let index = Arc::new(repository.load_index().await?);
-        let read = repository.read_tree(&index, &summary.tree, operation).await;
-        let (wanted, _) = read.map_err(|error| error.in_snapshot(id.as_str()))?;
-        if !filter.is_all() && !wanted.iter().any(|entry| filter.matches(&entry.path)) {
-            let problem = format!("nothing in {id} matches {}", options.paths.join(", "));
-            return Err(Error::new(Code::NotFound, problem).in_snapshot(id.as_str()));
+        let snapshot = Snapshot::find(&mut repository, target, &options.snapshot, operation).await?;
+        if !filter.is_all() && !snapshot.entries.iter().any(|entry| filter.matches(&entry.path)) {
+            let problem = format!("nothing in {} matches {}", snapshot.id, options.paths.join(", "));
+            return Err(Error::new(Code::NotFound, problem).in_snapshot(snapshot.id));
         }
         let mut places = workplace.places.clone();
-        places.make_room_for(&wanted);
-        let former_state_dir = summary.state_dir.map(PathBuf::from);
-        Ok(Self { repository, index, id, wanted, filter, places, former_state_dir, held: summary.places })
+        places.make_room_for(&snapshot.entries);
+        Ok(Self { repository, snapshot, filter, places })
     }
 
     fn plan(&self, target: &Target, live: &Captured, databases: Databases) -> Result<Plan> {
-        let places = &self.places;
+        let (places, snapshot) = (&self.places, &self.snapshot);
         if let Some(problem) = places.problem.as_ref().filter(|_| self.filter.is_all()) {
             let problem = format!("where this machine keeps workspaces is not known: {problem}");
             return Err(Error::new(Code::Config, problem)
-                .in_snapshot(self.id.as_str())
+                .in_snapshot(&snapshot.id)
                 .advise(format!("correct {CONFIG_FILE}, or roll it back alone first (--path {CONFIG_FILE})")));
         }
         let (rules, _) = Rules::of(target, places)?;
-        let goal = Wanted { entries: &self.wanted, held: &self.held, filter: &self.filter };
-        Ok(Plan::new(places, &rules, live, &goal, databases))
+        let entries = snapshot.compared_with(&live.entries)?;
+        let goal = Wanted { entries: &entries, held: &snapshot.held, filter: &self.filter };
+        let mut plan = Plan::new(places, &rules, live, &goal, databases);
+        snapshot.check_available(&plan.stage)?;
+        // Before the others, which may be many.
+        plan.warnings.splice(0..0, snapshot.caution());
+        Ok(plan)
     }
 
     fn machine(&self, target: &Target) -> ThisMachine {
@@ -255,7 +248,7 @@ impl Goal {
             places: self.places.clone(),
             env: target.environment(),
             config_path: target.config_path(),
-            former_state_dir: self.former_state_dir.clone(),
+            former_state_dir: self.snapshot.former_state_dir.clone(),
         }
     }
 
@@ -286,18 +279,18 @@ impl Goal {
         let swap = self.stage_plan(workplace, &plan, operation).await?;
         let saved = Saved::of(&mut upload.captured);
         let machine = self.machine(target);
-        Ok(Staged { id: self.id, plan, swap, saved, safety, databases, machine })
+        Ok(Staged { id: self.snapshot.id, plan, swap, saved, safety, databases, machine })
     }
 
     async fn stage_plan(&self, workplace: &Workplace, plan: &Plan, operation: &Operation) -> Result<Swap> {
         let (places, folder, wanted) = (self.places.clone(), workplace.folder.clone(), plan.stage.clone());
         let (swap, lacking) = blocking(move || Swap::prepare(&places, &folder, &wanted)).await?;
-        let staged = fetch(&self.repository, &self.index, lacking, &swap, operation).await;
+        let staged = fetch(self, lacking, &swap, operation).await;
         match staged.and_then(|()| operation.check()) {
             Ok(()) => Ok(swap),
             Err(error) => {
                 swap.discard();
-                Err(error.in_snapshot(self.id.as_str()))
+                Err(error.in_snapshot(&self.snapshot.id))
             }
         }
     }
@@ -305,7 +298,7 @@ impl Goal {
 
 /// A rollback of which only the last part is left.
 struct Staged {
-    id: SnapshotId,
+    id: String,
     plan: Plan,
     swap: Swap,
     saved: Saved,
@@ -316,7 +309,7 @@ struct Staged {
 
 impl Staged {
     fn report(&self) -> RollbackReport {
-        self.plan.report(self.id.to_string(), self.safety.clone())
+        self.plan.report(self.id.clone(), self.safety.clone())
     }
 
     async fn apply(self) -> Result<RollbackReport> {
@@ -327,7 +320,7 @@ impl Staged {
         }
         let id = self.id.clone();
         let warnings = blocking(move || self.apply_now()).await;
-        report.warnings.extend(warnings.map_err(|error| error.in_snapshot(id.as_str()))?);
+        report.warnings.extend(warnings.map_err(|error| error.in_snapshot(id))?);
         Ok(report)
     }
 
@@ -355,7 +348,7 @@ impl Staged {
             Ok((warnings, _locks)) => {
                 let occasion = Occasion {
                     safety_snapshot: safety.unwrap_or_else(|| format!("before-{id}")),
-                    snapshot: id.to_string(),
+                    snapshot: id,
                     under_gateway: databases == Databases::Overwrite,
                 };
                 swap.apply(occasion, steps).map(|()| warnings)
@@ -369,13 +362,7 @@ impl Staged {
 }
 
 /// Writes what is to come into the staging folders, checked.
-async fn fetch(
-    repository: &Repository,
-    index: &Arc<Index>,
-    entries: Vec<Entry>,
-    swap: &Swap,
-    operation: &Operation,
-) -> Result<()> {
+async fn fetch(goal: &Goal, entries: Vec<Entry>, swap: &Swap, operation: &Operation) -> Result<()> {
     let meter = Arc::new(Meter::new(operation, "stage", 0, 0));
     let mut by_folder: BTreeMap<PathBuf, Vec<Entry>> = BTreeMap::new();
     for entry in entries {
@@ -383,7 +370,7 @@ async fn fetch(
     }
     for (folder, entries) in by_folder {
         create_private_dir(&folder)?;
-        repository.restore(index, entries, &folder, Arc::clone(&meter), operation).await?;
+        goal.snapshot.restore(&goal.repository, entries, &folder, Arc::clone(&meter), operation).await?;
     }
     Ok(())
 }

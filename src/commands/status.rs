@@ -36,6 +36,7 @@ pub async fn status(target: &Target, operation: &Operation) -> Result<StatusRepo
         location: repository.store.location(),
         encrypted: target.encrypt,
         snapshots: readable.len() as u64,
+        legacy_snapshots: contents.legacy.len() as u64,
         latest: readable.iter().rev().find(|(id, _)| !id.is_safety()).map(|(id, summary)| info(id, summary)),
         stored_bytes: contents.bytes,
         objects: contents.objects,

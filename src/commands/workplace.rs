@@ -31,7 +31,7 @@ impl Workplace {
         let open = move || {
             let folder = PrivateFolder::open(&target.state_dir)?;
             let lock = folder.lock(verb)?;
-            folder.remove_temporary_folder()?;
+            folder.remove_leftovers()?;
             let recovered = swap::recover(&target.state_dir, &folder)?;
             // Not before: an interrupted rollback may have left half of a configuration.
             let places = Places::find(&target);

@@ -333,6 +333,29 @@ mod tests {
         assert_eq!(target.bucket.as_deref(), Some("bucket-env"));
     }
 
+    /// Its README's example, and every field that it had; they mean the same.
+    #[test]
+    fn an_openclaw_json_of_0_1_x_works_unchanged() {
+        let three = "{ \"keyId\": \"004a\", \"applicationKey\": \"K004\", \"bucket\": \"my-openclaw-backups\" }";
+        let target = Home::plugin(three, "").resolve(&[]);
+        assert_eq!((target.key_id.as_deref(), key(&target)), (Some("004a"), "K004"));
+        assert_eq!((target.endpoint, target.region), (Endpoint::BackblazeB2, None));
+        let defaults = (target.prefix.as_str(), target.schedule.as_str(), target.encrypt, target.keep_snapshots);
+        assert_eq!(defaults, ("openclaw-backup", "daily", true, 10));
+
+        let all =
+            "{ keyId: 'id', applicationKey: 'key', bucket: 'a-bucket', region: 'us-west-004', prefix: 'my/prefix',
+            schedule: '0 */6 * * *', encrypt: false, keepSnapshots: 3 }";
+        let target = Home::plugin(all, "").resolve(&B2);
+        assert_eq!((target.bucket.as_deref(), target.region.as_deref()), (Some("a-bucket"), Some("us-west-004")));
+        let given = (target.prefix.as_str(), target.schedule.as_str(), target.encrypt, target.keep_snapshots);
+        assert_eq!(given, ("my/prefix", "0 */6 * * *", false, 3));
+        for schedule in ["daily", "weekly", "30 2 * * 1-5"] {
+            let home = Home::plugin(&format!("{{ schedule: '{schedule}' }}"), "");
+            assert_eq!(home.resolve(&B2).schedule, schedule);
+        }
+    }
+
     #[test]
     fn paths_come_from_options_then_from_the_environment() {
         let home = Home::plugin("{}", "");

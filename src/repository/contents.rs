@@ -1,9 +1,11 @@
 //! What a repository's listing shows: which snapshots, packs, index objects and key slots exist.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::id::{IndexId, PackId, SlotId, SnapshotId};
+use super::legacy::Folders;
 use crate::store::{Listing, ObjectMeta};
 
 /// A listing, sorted out by what the keys name.
@@ -17,6 +19,8 @@ pub struct Contents {
     pub indexes: HashMap<IndexId, ObjectMeta>,
     /// Key slots in the order of their making, by the store's clock, then by id.
     pub slots: Vec<(SlotId, ObjectMeta)>,
+    /// Snapshots of 0.1.x. They count nowhere else: not as stored bytes, not for retention, not for keys.
+    pub legacy: Arc<Folders>,
     /// A time that the store's clock has certainly reached: that of its newest object. Ages that are reckoned from it
     /// are never too high, whatever this machine's clock shows.
     pub newest: SystemTime,
@@ -35,10 +39,12 @@ impl Contents {
             packs: HashMap::new(),
             indexes: HashMap::new(),
             slots: Vec::new(),
+            legacy: Arc::default(),
             newest: SystemTime::UNIX_EPOCH,
             bytes: 0,
             objects: 0,
         };
+        let mut others = Vec::new();
         for object in listing.objects {
             let (size, modified) = (object.size, object.modified);
             let segments: Vec<&str> = object.key.split('/').collect();
@@ -61,8 +67,11 @@ impl Contents {
                 contents.newest = contents.newest.max(modified);
                 contents.bytes += size;
                 contents.objects += 1;
+            } else {
+                others.push(object);
             }
         }
+        contents.legacy = Arc::new(Folders::new(others));
         contents.snapshots.sort_by(|(a, _), (b, _)| a.order().cmp(b.order()));
         contents.slots.sort_by_key(|(id, object)| (object.modified, *id));
         contents

@@ -47,6 +47,9 @@ pub struct Summary {
     pub exceptions: u64,
     /// The first of them.
     pub first_exceptions: Vec<Exception>,
+    /// The snapshot of 0.1.x that it was made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported_from: Option<String>,
     /// Where the tree starts.
     pub tree: Root,
 }
@@ -170,6 +173,7 @@ mod tests {
             bytes: 4,
             exceptions: 1,
             first_exceptions: vec![Exception { path: "a".into(), reason: "b".into() }],
+            imported_from: None,
             tree: Root { depth: 0, chunks: vec![ChunkId([6; 16])] },
         }
     }

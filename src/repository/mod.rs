@@ -5,6 +5,7 @@ pub mod contents;
 pub mod id;
 pub mod index;
 pub mod keyring;
+pub mod legacy;
 pub mod manifest;
 pub mod open;
 pub mod pack;

@@ -185,11 +185,11 @@ impl Repository {
         }
     }
 
-    fn remembered(&self, key: &str) -> Option<Vec<u8>> {
+    pub(super) fn remembered(&self, key: &str) -> Option<Vec<u8>> {
         self.cache.as_ref().and_then(|cache| cache.object(key))
     }
 
-    async fn get_bounded(&self, key: &str, listed: u64, limit: u64) -> Result<Bytes> {
+    pub(super) async fn get_bounded(&self, key: &str, listed: u64, limit: u64) -> Result<Bytes> {
         if listed > limit {
             return Err(Error::corrupt(key, format!("it is {listed} bytes long, of which {limit} are allowed")));
         }

@@ -34,7 +34,7 @@ struct Place {
 }
 
 /// The files that are being written.
-struct Target {
+pub(super) struct Target {
     directory: Dir,
     /// For messages.
     shown: std::path::PathBuf,
@@ -61,12 +61,11 @@ impl Repository {
         operation: &Operation,
     ) -> Result<()> {
         let (files, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(Entry::has_content);
-        let bytes = files.iter().map(|file| file.size).sum();
-        meter.expect(files.len() as u64, bytes);
+        meter.expect(files.len() as u64, files.iter().map(|file| file.size).sum());
         let prepared = {
             let (shown, meter, index) = (root.to_owned(), Arc::clone(&meter), Arc::clone(index));
             let folders: Vec<_> = others.iter().filter(|entry| entry.kind == Kind::Directory).cloned().collect();
-            blocking(move || Target::prepare(&shown, files, &folders, bytes, &index, meter))
+            blocking(move || Target::prepare(&shown, files, &folders, &index, meter))
         };
         let target = Arc::new(prepared.await?);
         let wanted: HashSet<ChunkId> = target.places.keys().copied().collect();
@@ -86,17 +85,7 @@ pub fn parents(path: &str) -> impl Iterator<Item = &str> {
 }
 
 impl Target {
-    fn prepare(
-        root: &Path,
-        files: Vec<Entry>,
-        folders: &[Entry],
-        bytes: u64,
-        index: &Index,
-        meter: Arc<Meter>,
-    ) -> Result<Self> {
-        ensure_space(root, bytes)?;
-        let directory =
-            Dir::open_ambient_dir(root, ambient_authority()).map_err(|error| Error::io("open", root, error))?;
+    fn prepare(root: &Path, files: Vec<Entry>, folders: &[Entry], index: &Index, meter: Arc<Meter>) -> Result<Self> {
         let mut places: HashMap<ChunkId, Vec<Place>> = HashMap::new();
         for (number, file) in files.iter().enumerate() {
             let mut offset = 0;
@@ -111,8 +100,20 @@ impl Target {
                 ));
             }
         }
+        let target = Self::start(root, files, folders, meter)?;
+        Ok(Self { places, ..target })
+    }
+
+    /// Makes the directories and the empty files.
+    ///
+    /// # Errors
+    /// `IO`; `CORRUPT` when an empty file should have another content.
+    pub(super) fn start(root: &Path, files: Vec<Entry>, folders: &[Entry], meter: Arc<Meter>) -> Result<Self> {
+        ensure_space(root, files.iter().map(|file| file.size).sum())?;
+        let directory =
+            Dir::open_ambient_dir(root, ambient_authority()).map_err(|error| Error::io("open", root, error))?;
         let lacking = files.iter().map(|file| AtomicU64::new(file.size)).collect();
-        let target = Self { directory, shown: root.to_owned(), files, lacking, places, meter };
+        let target = Self { directory, shown: root.to_owned(), files, lacking, places: HashMap::new(), meter };
         for folder in folders {
             target.create_dir(&folder.path)?;
         }
@@ -196,8 +197,52 @@ impl Target {
         Ok(())
     }
 
+    /// The file of `entry`, empty, for a caller that writes the whole of it at once.
+    ///
+    /// # Errors
+    /// `IO`.
+    pub(super) fn create_whole(&self, entry: &Entry) -> Result<cap_std::fs::File> {
+        let file = self.create(entry)?;
+        file.set_len(0).map_err(|error| self.failed("write", &entry.path, error))?;
+        Ok(file)
+    }
+
+    /// Tells the meter of bytes that came for a file of [`Target::create_whole`].
+    pub(super) fn note(&self, bytes: u64) {
+        self.meter.bytes(bytes);
+    }
+
+    /// Checks a file of [`Target::create_whole`], the one with this number, and gives it its mode and time. `adapt` may then
+    /// change it, by its path.
+    ///
+    /// # Errors
+    /// `CORRUPT` when it is not what was stored, that of `adapt`, `IO`.
+    pub(super) fn complete_whole(
+        &self,
+        number: usize,
+        file: cap_std::fs::File,
+        sha256: [u8; 32],
+        adapt: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
+        let entry = &self.files[number];
+        if entry.sha256 == sha256 {
+            // Closed before somebody else opens it.
+            drop(file);
+            adapt(&self.shown.join(&entry.path))?;
+            let adapted = self.directory.open_with(&entry.path, OpenOptions::new().read(true).write(true));
+            let adapted = adapted.map_err(|error| self.failed("open", &entry.path, error))?;
+            self.complete(entry, &adapted, sha256)?;
+            self.lacking[number].store(0, Ordering::Release);
+            return Ok(());
+        }
+        self.complete(entry, &file, sha256)
+    }
+
     /// Makes the links, then gives directories their modes and times, the innermost first.
-    fn finish(&self, others: &[Entry]) -> Result<()> {
+    ///
+    /// # Errors
+    /// `CORRUPT` when a file is not complete, `IO`.
+    pub(super) fn finish(&self, others: &[Entry]) -> Result<()> {
         if let Some((file, lacking)) =
             self.files.iter().zip(&self.lacking).find(|(_, lacking)| lacking.load(Ordering::Acquire) != 0)
         {

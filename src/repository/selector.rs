@@ -39,7 +39,8 @@ pub struct Candidate {
     pub id: String,
     /// When it was taken, by the store's clock.
     pub created_at: Timestamp,
-    /// Only regular snapshots are found by `latest` or by a time.
+    /// Only regular snapshots are found by `latest` or by a time: those of 0.1.x are not authenticated, and what somebody
+    /// puts into the bucket must not be taken unasked.
     pub kind: SnapshotKind,
     /// Why it was taken, spelled as [`Trigger::as_str`](crate::commands::Trigger::as_str) does.
     pub trigger: String,
@@ -86,10 +87,15 @@ impl Selector {
         let not_found = |problem: String| Error::new(Code::NotFound, problem);
         let none_yet = || {
             let error = not_found("there is no snapshot yet".into());
-            if snapshots.is_empty() {
-                error.advise("take one with push")
-            } else {
-                error.advise("safety snapshots are selected by their id")
+            let legacy = snapshots.iter().filter(|candidate| candidate.kind == SnapshotKind::Legacy);
+            match legacy.max_by_key(by_age) {
+                Some(newest) => error.in_snapshot(&newest.id).advise(format!(
+                    "those of openclaw-b2-backup 0.1.x are selected by their id, of which {} is the newest; \
+                     import-legacy makes snapshots of this version of them",
+                    newest.id
+                )),
+                None if snapshots.is_empty() => error.advise("take one with push"),
+                None => error.advise("safety snapshots are selected by their id"),
             }
         };
         match self {
@@ -153,14 +159,15 @@ fn shown(time: &Zoned) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
 }
 
-/// Whether `text` may be the start of an id such as `2026-02-19T00-00-00Z-7f3a91c2` or `safety-2026-02-19T…`.
+/// Whether `text` may be the start of an id such as `2026-02-19T00-00-00Z-7f3a91c2` or `safety-2026-02-19T…`, which 0.1.x
+/// may have given a second part after a slash.
 fn is_start_of_id(text: &str) -> bool {
     let lower = text.to_ascii_lowercase();
     let rest = lower.strip_prefix("safety-").unwrap_or(&lower);
     let fits = |(at, byte): (usize, u8)| match at {
         4 | 7 => byte == b'-',
         0..10 => byte.is_ascii_digit(),
-        _ => byte.is_ascii_alphanumeric() || byte == b'-',
+        _ => byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'/',
     };
     let date = !rest.is_empty() && rest.bytes().enumerate().all(fits);
     date || matches!(lower.as_str(), "safety" | "safety-")

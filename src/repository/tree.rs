@@ -117,28 +117,10 @@ impl Entry {
     /// # Errors
     /// `UNSAFE_PATH` for a path that leads elsewhere, `CORRUPT` for fields that contradict each other.
     pub fn check(&self) -> Result<()> {
-        let unsafe_path = |why: &str| {
-            Err(Error::new(
-                crate::Code::UnsafePath,
-                format!("the snapshot holds the path {:?}, which {why}", self.path),
-            )
-            .at_path(&self.path))
-        };
         if self.kind == Kind::Exception {
             return Ok(());
         }
-        if self.path.len() > MAX_PATH {
-            return unsafe_path("is longer than a path may be");
-        }
-        if self.path.contains('\0') {
-            return unsafe_path("contains a NUL");
-        }
-        if self.path.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
-            return unsafe_path("would lead outside the directory");
-        }
-        if cfg!(windows) && self.path.contains(['\\', ':', '*', '?', '"', '<', '>', '|']) {
-            return unsafe_path("cannot be a path on Windows");
-        }
+        self.check_path()?;
         let content_fits = if self.has_content() {
             self.sha256.len() == 32
                 && self.chunks.len().is_multiple_of(16)
@@ -151,6 +133,33 @@ impl Entry {
         } else {
             Err(Error::corrupt(&self.path, "the tree entry contradicts itself"))
         }
+    }
+
+    /// Whether the path is safe to use below a directory.
+    ///
+    /// # Errors
+    /// `UNSAFE_PATH` when it leads elsewhere.
+    pub fn check_path(&self) -> Result<()> {
+        let unsafe_path = |why: &str| {
+            Err(Error::new(
+                crate::Code::UnsafePath,
+                format!("the snapshot holds the path {:?}, which {why}", self.path),
+            )
+            .at_path(&self.path))
+        };
+        if self.path.len() > MAX_PATH {
+            return unsafe_path("is longer than a path may be");
+        }
+        if self.path.contains('\0') {
+            return unsafe_path("contains a NUL");
+        }
+        if self.path.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
+            return unsafe_path("would lead outside the directory");
+        }
+        if cfg!(windows) && self.path.contains(['\\', ':', '*', '?', '"', '<', '>', '|']) {
+            return unsafe_path("cannot be a path on Windows");
+        }
+        Ok(())
     }
 
     /// Appends the entry to a tree stream.

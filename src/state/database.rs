@@ -143,6 +143,36 @@ pub fn copy_for_snapshot(source: &Path, copy: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Takes from a private copy of a database what [`copy_for_snapshot`] leaves out: it comes from a snapshot of 0.1.x, which
+/// kept it.
+///
+/// # Errors
+/// `IO` when it cannot be written; `CORRUPT` when it is no database, so that its credentials cannot be taken out.
+pub fn strip(copy: &Path) -> Result<()> {
+    if copy.metadata().is_ok_and(|meta| meta.len() == 0) {
+        return Ok(());
+    }
+    if !has_magic(copy) {
+        return Err(Error::corrupt(
+            &copy.display().to_string(),
+            "it has the name of a database of OpenClaw and is none",
+        ));
+    }
+    // The name tells whose database it is.
+    let mut first = copy.as_os_str().to_owned();
+    first.push(".raw");
+    let first = PathBuf::from(first);
+    std::fs::rename(copy, &first).map_err(|error| Error::io("rename", copy, error))?;
+    let stripped = copy_for_snapshot(&first, copy);
+    for file in [first.clone()].into_iter().chain(side_files(&first)).filter(|file| file.exists()) {
+        std::fs::remove_file(&file).map_err(|error| Error::io("remove", &file, error))?;
+    }
+    stripped.map_err(|error| {
+        let source = std::error::Error::source(&error).and_then(|error| error.downcast_ref::<rusqlite::Error>());
+        if source.is_some_and(is_damage) { Error::corrupt(&copy.display().to_string(), error) } else { error }
+    })
+}
+
 fn vacuum_into(source: &Path, copy: &Path) -> Result<()> {
     create_private_file(copy)?;
     let target = copy.to_str().ok_or_else(|| Error::config("stateDir", "the path is not valid UTF-8"))?;

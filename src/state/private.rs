@@ -16,6 +16,9 @@ pub const FOLDER: &str = "b2-backup";
 /// The folder in it for plain copies.
 const TEMPORARY: &str = "tmp";
 
+/// The folder in it where a snapshot of 0.1.x lies while it is imported.
+const IMPORT: &str = "import";
+
 /// How long a command waits for another one on the same state directory before it gives up.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -66,12 +69,40 @@ impl PrivateFolder {
         Ok(folder)
     }
 
+    /// Removes the plain copies of databases.
+    ///
+    /// # Errors
+    /// `IO`.
+    fn remove_temporary_folder(&self) -> Result<()> {
+        remove_tree(&self.path(TEMPORARY))
+    }
+
+    /// Where a snapshot of 0.1.x lies while it is imported, empty.
+    ///
+    /// # Errors
+    /// `IO` when it cannot be emptied.
+    pub fn fresh_import_folder(&self) -> Result<PathBuf> {
+        self.remove_import_folder()?;
+        let folder = self.path(IMPORT);
+        create_private_dir(&folder)?;
+        Ok(folder)
+    }
+
+    /// Removes what [`PrivateFolder::fresh_import_folder`] has made.
+    ///
+    /// # Errors
+    /// `IO`.
+    pub fn remove_import_folder(&self) -> Result<()> {
+        remove_tree(&self.path(IMPORT))
+    }
+
     /// Removes the plain copies that a crash may have left, at the start of every command that takes the lock.
     ///
     /// # Errors
     /// `IO`.
-    pub fn remove_temporary_folder(&self) -> Result<()> {
-        remove_tree(&self.path(TEMPORARY))
+    pub fn remove_leftovers(&self) -> Result<()> {
+        self.remove_temporary_folder()?;
+        self.remove_import_folder()
     }
 
     /// This machine's random id. Never restored from elsewhere: retention counts per machine.

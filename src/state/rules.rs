@@ -41,6 +41,9 @@ const SECRETS: &[&str] = &[
 /// What OpenClaw makes again by itself, has no meaning elsewhere, or would be done twice if it came back. The browser's
 /// profiles are caches for the most part, and logins.
 const EPHEMERAL: &[&str] = &[
+    // 0.1.x of this product kept these for itself.
+    ".b2-backup-manifest.json",
+    ".b2-backup-push.lock",
     "agents/*/agent/**/.tmp",
     "agents/*/agent/**/tmp",
     "browser",

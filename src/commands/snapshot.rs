@@ -1,0 +1,110 @@
+//! One snapshot, whichever version wrote it: its file tree, and the way to its content.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::list::{Selected, select};
+use super::{Meter, Operation};
+use crate::config::Target;
+use crate::error::Result;
+use crate::repository::index::Index;
+use crate::repository::legacy::scope;
+use crate::repository::legacy::source::{Plain, Source};
+use crate::repository::open::Repository;
+use crate::repository::tree::Entry;
+
+/// A snapshot that was found and can be read.
+pub(super) struct Snapshot {
+    pub(super) id: String,
+    /// Its file tree, ordered by path, checked.
+    pub(super) entries: Vec<Entry>,
+    /// Where the state directory was when it was taken, if it says so.
+    pub(super) former_state_dir: Option<PathBuf>,
+    /// The places outside that it was to hold.
+    pub(super) held: Vec<String>,
+    content: Content,
+}
+
+enum Content {
+    /// Chunks in packs.
+    Packs(Arc<Index>),
+    /// The objects of 0.1.x.
+    Legacy(Arc<Source>),
+}
+
+impl Snapshot {
+    /// The snapshot that `text` means.
+    ///
+    /// # Errors
+    /// Those of [`select`], `CORRUPT`, `UNSAFE_PATH`.
+    pub(super) async fn find(
+        repository: &mut Repository,
+        target: &Target,
+        text: &str,
+        operation: &Operation,
+    ) -> Result<Self> {
+        match select(repository, text, operation).await? {
+            Selected::Current(id, summary) => {
+                let index = Arc::new(repository.load_index().await?);
+                let read = repository.read_tree(&index, &summary.tree, operation).await;
+                let (entries, _) = read.map_err(|error| error.in_snapshot(id.as_str()))?;
+                let (former_state_dir, held) = (summary.state_dir.map(PathBuf::from), summary.places);
+                Ok(Self { id: id.to_string(), entries, former_state_dir, held, content: Content::Packs(index) })
+            }
+            Selected::Legacy(id) => {
+                let (entries, source) = Source::open(repository, target, &id, Plain::of(target), operation).await?;
+                let content = Content::Legacy(Arc::new(source));
+                Ok(Self { id: id.to_string(), entries, former_state_dir: None, held: Vec::new(), content })
+            }
+        }
+    }
+
+    /// Its tree, to be compared with another one.
+    ///
+    /// # Errors
+    /// Those of [`scope::complete`].
+    pub(super) fn compared_with(&self, other: &[Entry]) -> Result<Cow<'_, [Entry]>> {
+        match self.content {
+            Content::Packs(_) => Ok(Cow::Borrowed(&self.entries)),
+            Content::Legacy(_) => scope::complete(&self.entries, other).map(Cow::Owned),
+        }
+    }
+
+    /// What the owner should know before its files take the place of others.
+    pub(super) fn caution(&self) -> Option<String> {
+        let words = "is a snapshot of 0.1.x, which nothing authenticates as a whole: whoever can write to the bucket can have \
+                     put it together from your old files";
+        matches!(self.content, Content::Legacy(_)).then(|| format!("{} {words}", self.id))
+    }
+
+    /// Refuses entries whose content is known not to be there, before anything is done about them.
+    ///
+    /// # Errors
+    /// `NOT_FOUND`, naming them.
+    pub(super) fn check_available(&self, entries: &[Entry]) -> Result<()> {
+        match &self.content {
+            // The index says so when they are read: it is all there unless the repository is damaged.
+            Content::Packs(_) => Ok(()),
+            Content::Legacy(source) => source.check_available(entries),
+        }
+    }
+
+    /// Writes `entries`, ordered by path, into the directory `root`, checked.
+    ///
+    /// # Errors
+    /// Those of [`Repository::restore`] and [`Source::restore`].
+    pub(super) async fn restore(
+        &self,
+        repository: &Repository,
+        entries: Vec<Entry>,
+        root: &Path,
+        meter: Arc<Meter>,
+        operation: &Operation,
+    ) -> Result<()> {
+        match &self.content {
+            Content::Packs(index) => repository.restore(index, entries, root, meter, operation).await,
+            Content::Legacy(source) => source.restore(entries, root, meter, operation).await,
+        }
+    }
+}
