@@ -2,6 +2,7 @@
 
 mod capture;
 pub mod diff;
+pub mod key;
 pub mod list;
 mod plan;
 pub mod prune;

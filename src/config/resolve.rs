@@ -14,14 +14,17 @@ use crate::state::openclaw_config::{
 };
 
 /// Fields that may be secret references, or `$NAME` for short.
-const SECRET_FIELDS: [&str; 3] = ["keyId", "applicationKey", "passphrase"];
-/// Variables that stand in for fields that the configuration does not have; the names are those of 0.1.x.
-const FALLBACKS: [(&str, &str); 5] = [
+const SECRET_FIELDS: [&str; 4] = ["keyId", "applicationKey", "passphrase", "recoveryCode"];
+/// Variables that stand in for fields that the configuration does not have; those of 0.1.x have its names.
+const FALLBACKS: [(&str, &str); 8] = [
     ("keyId", "B2_APPLICATION_KEY_ID"),
     ("applicationKey", "B2_APPLICATION_KEY"),
     ("bucket", "B2_BUCKET_NAME"),
     ("region", "B2_REGION"),
     ("endpoint", "B2_ENDPOINT"),
+    ("passphrase", "OPENCLAW_B2_PASSPHRASE"),
+    ("keyFile", "OPENCLAW_B2_KEY_FILE"),
+    ("recoveryCode", "OPENCLAW_B2_RECOVERY_CODE"),
 ];
 /// A file of secrets may be this large, in bytes; the bound is `OpenClaw`'s default.
 const MAX_SECRET_FILE_BYTES: u64 = 1 << 20;
@@ -82,7 +85,9 @@ impl Resolve {
             if !fields.contains_key(field)
                 && let Some(value) = env.get(name)
             {
-                fields.insert(field.into(), value.trim().into());
+                // A passphrase is what it is, to the last space.
+                let value = if field == "passphrase" { value } else { value.trim() };
+                fields.insert(field.into(), value.into());
             }
         }
         let shown = state_dir.to_str().ok_or_else(|| {
