@@ -288,7 +288,7 @@ impl Index {
     /// Whether a push may rely on the pack: nobody condemned it, and it is sealed where everything new is.
     #[must_use]
     pub fn is_live(&self, pack: &IndexedPack) -> bool {
-        !pack.condemned && !(self.sealed && pack.entry.is_plain())
+        !(pack.condemned || self.sealed && pack.entry.is_plain())
     }
 
     /// The pack with this name.

@@ -20,11 +20,14 @@ use crate::task::blocking;
 /// Under which name the cache remembers that every configured secret has its slots.
 const COVERED: &str = "covered";
 
+/// Slots with their ids.
+type Slots = Vec<(SlotId, Slot)>;
+
 /// What the work on slots needs of an opened repository; scrypt is not for an event loop.
 struct Work {
     keyring: Keyring,
-    slots: Arc<Vec<(SlotId, Slot)>>,
-    removed: Vec<(SlotId, Slot)>,
+    slots: Arc<Slots>,
+    removed: Slots,
 }
 
 impl Work {
@@ -33,7 +36,7 @@ impl Work {
     }
 
     /// Slots for those master keys on the ring that the secret has none for.
-    fn missing(&self, kind: SlotKind, secret: &Secret) -> Result<Vec<(SlotId, Slot)>> {
+    fn missing(&self, kind: SlotKind, secret: &Secret) -> Result<Slots> {
         let mut made = Vec::new();
         for key in self.keyring.keys() {
             if !any_opens(self.slots_of(key.id), &Secrets::only(kind, secret))? {
@@ -45,16 +48,19 @@ impl Work {
     }
 
     /// What is missing of slots for the secrets that a push makes slots for by itself, and what to say of others.
-    fn missing_for(&self, secrets: &Secrets) -> Result<(Vec<(SlotId, Slot)>, Vec<String>)> {
+    fn missing_for(&self, secrets: &Secrets) -> Result<(Slots, Vec<String>)> {
         let (mut made, mut warnings) = (Vec::new(), Vec::new());
         for (kind, secret) in secrets.iter() {
             if !is_wanted(*kind, &self.slots) {
                 continue;
             }
-            if any_opens(self.removed.iter().map(|(_, slot)| slot), &Secrets::only(*kind, secret))? {
-                let name = kind.as_str();
-                let advice = "configure another one, or allow it again with `key add`";
-                warnings.push(format!("the configured {name} was removed from this repository; {advice}"));
+            let own = Secrets::only(*kind, secret);
+            if any_opens(self.removed.iter().map(|(_, slot)| slot), &own)? {
+                if !any_opens(self.slots.iter().map(|(_, slot)| slot), &own)? {
+                    let name = kind.as_str();
+                    let advice = "configure another one, or allow it again with `key add`";
+                    warnings.push(format!("the configured {name} was removed from this repository; {advice}"));
+                }
                 continue;
             }
             match self.missing(*kind, secret) {
@@ -146,7 +152,7 @@ impl Repository {
     }
 
     /// Stores slots and remembers them.
-    pub(super) async fn put_slots(&self, slots: Vec<(SlotId, Slot)>) -> Result<()> {
+    pub(super) async fn put_slots(&self, slots: Slots) -> Result<()> {
         for (id, slot) in slots {
             let bytes = slot.to_bytes();
             self.store.put(&slot_key(id), Bytes::from(bytes.clone())).await?;
@@ -243,7 +249,7 @@ impl Repository {
     async fn check_removal(&self, id: SlotId, secrets: &Secrets) -> Result<()> {
         let Some((_, slot)) = self.slots.iter().find(|(slot, _)| *slot == id) else { return Ok(()) };
         let master = slot.master_key()?;
-        let staying: Vec<(SlotId, Slot)> = self
+        let staying: Slots = self
             .slots
             .iter()
             .filter(|(other, slot)| *other != id && slot.master_key().is_ok_and(|key| key == master))
@@ -282,30 +288,30 @@ impl Repository {
     pub async fn rotate(&mut self, secrets: &Secrets) -> Result<Rotation> {
         let before = self.keyring.writing()?.id;
         let (work, secrets) = (self.work().await?, secrets.clone());
-        let make = move || {
+        let wrap = move || {
             let key = MasterKey::generate()?;
             let retires: Vec<Retirement> = work.keyring.keys().map(|old| Retirement::new(old, key.id)).collect();
             let is_of_before = |slot: &Slot| slot.master_key().is_ok_and(|id| id == before);
-            let mut left: Vec<&(SlotId, Slot)> = work.slots.iter().filter(|(_, slot)| is_of_before(slot)).collect();
+            let mut left: Slots = work.slots.iter().filter(|(_, slot)| is_of_before(slot)).cloned().collect();
             let mut made = Vec::new();
             for (kind, secret) in secrets.iter() {
                 let own = Secrets::only(*kind, secret);
-                let (opened, others): (Vec<_>, Vec<_>) = left
-                    .into_iter()
-                    .map(|entry| own.open(&entry.1).map(|key| (entry, key.is_some())))
-                    .collect::<Result<Vec<_>>>()?
-                    .into_iter()
-                    .partition(|(_, is_open)| *is_open);
-                left = others.into_iter().map(|(entry, _)| entry).collect();
-                if !opened.is_empty() {
+                let mut others = Vec::new();
+                for (id, slot) in &left {
+                    if own.open(slot)?.is_none() {
+                        others.push((*id, slot.clone()));
+                    }
+                }
+                if others.len() < left.len() {
                     made.push(Slot::wrap(&key, retires.clone(), *kind, secret)?);
                 }
+                left = others;
             }
-            let left_behind = left.into_iter().map(|(id, slot)| (*id, slot.kind)).collect();
-            let slots = made.iter().map(|(id, slot)| (*id, slot.kind)).collect();
-            Ok((made, Rotation { master_key: key.id, slots, left_behind }))
+            let kinds = |slots: &Slots| slots.iter().map(|(id, slot)| (*id, slot.kind)).collect();
+            let rotation = Rotation { master_key: key.id, slots: kinds(&made), left_behind: kinds(&left) };
+            Ok((made, rotation))
         };
-        let (made, rotation) = blocking(make).await?;
+        let (made, rotation) = blocking(wrap).await?;
         if made.is_empty() {
             return Err(Error::new(Code::WrongKey, "no configured secret opens a slot of the key for writing"));
         }
