@@ -336,7 +336,7 @@ mod tests {
         let wrap = |kind, secret: &str| Slot::wrap(&key, Vec::new(), kind, &Secret::new(secret));
         for weak in [
             "x",
-            "password",
+            "letmein1",
             "hunter2",
             "Tr0ub4dour&3",
             "aaaaaaaaaaaaaaaaaaaaaa",
