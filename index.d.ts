@@ -109,7 +109,7 @@ export declare function keyRecoveryCode(target: Target, options?: OperationOptio
 /** A new recovery code. */
 export interface KeyRecoveryCodeResult {
   /** The code itself, for paper. It is kept nowhere. */
-  code: string
+  recoveryCode: string
   /** Its slots, one for each master key. */
   added: Array<KeySlot>
   /** Slots of earlier recovery codes, which still open the repository. */

@@ -149,10 +149,10 @@ export function keyRotate({ masterKey, added, leftBehind }) {
 }
 
 /** @param {import("../index.js").KeyRecoveryCodeResult} report @returns {Words} */
-export function keyRecoveryCode({ code, earlier }) {
+export function keyRecoveryCode({ recoveryCode, earlier }) {
   const notes = ["write it down and keep it away from this machine: it is kept nowhere, and opens the backups alone"];
   if (earlier.length > 0) notes.push(`earlier codes still open them: ${slotNames(earlier)}; see \`key remove\``);
-  return { lines: [code], notes };
+  return { lines: [recoveryCode], notes };
 }
 
 /** @param {string[]} warnings */

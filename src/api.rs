@@ -641,7 +641,7 @@ impl From<commands::key::KeyRotateReport> for KeyRotateResult {
 #[napi(object, object_from_js = false)]
 pub struct KeyRecoveryCodeResult {
     /// The code itself, for paper. It is kept nowhere.
-    pub code: String,
+    pub recovery_code: String,
     /// Its slots, one for each master key.
     pub added: Vec<KeySlot>,
     /// Slots of earlier recovery codes, which still open the repository.
@@ -651,7 +651,7 @@ pub struct KeyRecoveryCodeResult {
 impl From<commands::key::RecoveryCodeReport> for KeyRecoveryCodeResult {
     fn from(report: commands::key::RecoveryCodeReport) -> Self {
         let (added, earlier) = (convert(report.added), convert(report.earlier));
-        Self { code: report.code.expose().into(), added, earlier }
+        Self { recovery_code: report.code.expose().into(), added, earlier }
     }
 }
 
@@ -904,8 +904,7 @@ pub fn key_add<'env>(
         };
         (add, options.signal)
     });
-    Call::new(signal, None)
-        .start(env, async move |operation| commands::key::add(&target?, options, &operation).await)
+    Call::new(signal, None).start(env, async move |operation| commands::key::add(&target?, options, &operation).await)
 }
 
 /// Removes key slots. The last one of a master key, and the last one that opens it here, are refused.
@@ -917,8 +916,7 @@ pub fn key_remove<'env>(
 ) -> napi::Result<PromiseRaw<'env, KeyRemoveResult>> {
     let target = Call::target(env, target);
     let KeyRemoveOptions { slots, signal } = options;
-    Call::new(signal, None)
-        .start(env, async move |operation| commands::key::remove(&target?, &slots, &operation).await)
+    Call::new(signal, None).start(env, async move |operation| commands::key::remove(&target?, &slots, &operation).await)
 }
 
 /// Makes a new master key for everything that is written from now on.

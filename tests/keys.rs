@@ -18,8 +18,8 @@ use openclaw_b2_backup::repository::slot::SlotKind;
 
 const PASSPHRASE: &str = "sommer regen wolke tisch";
 
-fn secret(text: &str) -> Option<Secret> {
-    Some(Secret::new(text))
+fn secret(text: &str) -> Secret {
+    Secret::new(text)
 }
 
 /// A repository with one snapshot, and a state with content.
@@ -81,7 +81,7 @@ fn with_recovery_code(target: &Target, code: &Secret) -> Target {
 }
 
 fn replaced(target: &Target) -> Target {
-    Target { application_key: secret("K005-the-new-application-key"), ..target.clone() }
+    Target { application_key: Some(secret("K005-the-new-application-key")), ..target.clone() }
 }
 
 fn id_of(bench: &Bench, kind: SlotKind) -> String {
@@ -91,7 +91,7 @@ fn id_of(bench: &Bench, kind: SlotKind) -> String {
 #[test]
 fn a_push_with_another_secret_makes_the_slot_of_a_replaced_application_key() {
     let bench = bench(serde_json::json!({}));
-    let with_passphrase = Target { passphrase: secret(PASSPHRASE), ..bench.target.clone() };
+    let with_passphrase = Target { passphrase: Some(secret(PASSPHRASE)), ..bench.target.clone() };
     assert_eq!(push_as(&bench, &with_passphrase).unwrap().warnings, Vec::<String>::new());
     assert_eq!(kinds(&bench), ["application-key", "passphrase"]);
     push_as(&bench, &replaced(&with_passphrase)).unwrap();
@@ -118,7 +118,7 @@ fn without_another_secret_the_error_says_what_to_do_and_one_command_does_it() {
     assert!(!said.contains("K005"), "{said}");
     assert!(slots(&bench, &target).iter().all(|slot| !slot.opens && !slot.writing && slot.kind.is_some()));
 
-    let wrong = KeyAddOptions { old_application_key: secret("K005-yet-another"), ..KeyAddOptions::default() };
+    let wrong = KeyAddOptions { old_application_key: Some(secret("K005-yet-another")), ..KeyAddOptions::default() };
     assert_eq!(code(&add(&bench, &target, wrong).unwrap_err()), "WRONG_KEY");
     let old =
         || KeyAddOptions { old_application_key: bench.target.application_key.clone(), ..KeyAddOptions::default() };
@@ -145,13 +145,13 @@ fn where_the_application_key_opens_nothing_a_new_one_does_not_either() {
 fn a_new_machine_restores_and_goes_on_with_the_recovery_code_or_the_passphrase() {
     let bench = bench(serde_json::json!({}));
     let code = recovery_code(&bench, &bench.target);
-    let own = KeyAddOptions { passphrase: secret(PASSPHRASE), ..KeyAddOptions::default() };
+    let own = KeyAddOptions { passphrase: Some(secret(PASSPHRASE)), ..KeyAddOptions::default() };
     assert_eq!(add(&bench, &bench.target, own).unwrap().len(), 1);
 
     let new = replaced(&bench.other_machine("new"));
     assert_eq!(common::code(&restore(&bench, &new, "latest").unwrap_err()), "WRONG_KEY");
     let typed = Secret::new(code.expose().to_lowercase().replace('-', " ").replace('0', "o").replace('1', "l"));
-    let with_passphrase = Target { passphrase: secret(PASSPHRASE), ..new.clone() };
+    let with_passphrase = Target { passphrase: Some(secret(PASSPHRASE)), ..new.clone() };
     for target in [with_recovery_code(&new, &typed), with_passphrase] {
         assert_same(&tree(&restore(&bench, &target, "latest").unwrap()), &bench.tree());
     }
@@ -181,13 +181,13 @@ fn a_weak_passphrase_is_refused_when_its_slot_is_made() {
 
     // Where another secret opens the repository, the backup is taken all the same.
     let bench = bench(serde_json::json!({}));
-    let target = Target { passphrase: secret("openclaw2026"), ..bench.target.clone() };
+    let target = Target { passphrase: Some(secret("openclaw2026")), ..bench.target.clone() };
     for _ in 0..2 {
         let warnings = push_something(&bench, &target).warnings;
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].contains("passphrase: is too weak"), "{warnings:?}");
     }
-    let option = KeyAddOptions { passphrase: secret("openclaw2026"), ..KeyAddOptions::default() };
+    let option = KeyAddOptions { passphrase: Some(secret("openclaw2026")), ..KeyAddOptions::default() };
     assert_eq!(code(&add(&bench, &bench.target, option).unwrap_err()), "CONFIG");
     let file = bench.root.path().join("short");
     fs::write(&file, "short").unwrap();
@@ -276,7 +276,7 @@ fn a_slot_that_another_machine_is_removing_does_not_count_as_left() {
 #[test]
 fn a_removed_slot_opens_nothing_on_a_machine_that_remembers_it_and_is_not_made_again() {
     let bench = bench(serde_json::json!({}));
-    let other = Target { passphrase: secret(PASSPHRASE), ..bench.other_machine("other") };
+    let other = Target { passphrase: Some(secret(PASSPHRASE)), ..bench.other_machine("other") };
     push_something(&bench, &other);
     push_something(&bench, &other);
     remove(&bench, &bench.target, &id_of(&bench, SlotKind::Passphrase)).unwrap();
@@ -284,7 +284,7 @@ fn a_removed_slot_opens_nothing_on_a_machine_that_remembers_it_and_is_not_made_a
     let alone = Target { application_key: None, ..other.clone() };
     assert_eq!(code(&push_as(&bench, &alone).unwrap_err()), "WRONG_KEY");
     assert_eq!(code(&restore(&bench, &alone, "latest").unwrap_err()), "WRONG_KEY");
-    for machine in [&other, &Target { passphrase: secret(PASSPHRASE), ..bench.other_machine("third") }] {
+    for machine in [&other, &Target { passphrase: Some(secret(PASSPHRASE)), ..bench.other_machine("third") }] {
         let warnings = push_something(&bench, machine).warnings;
         assert!(warnings.len() == 1 && warnings[0].contains("passphrase was removed"), "{warnings:?}");
         assert_eq!(kinds(&bench), ["application-key"]);
