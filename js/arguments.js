@@ -107,6 +107,9 @@ function parseStrictly(argv, options) {
   }
 }
 
+/** Longer usages are told by the table of options alone. */
+const USAGE_WIDTH = 90;
+
 /** @param {string} verb */
 function usage(verb) {
   const { options, operands = "" } = VERBS[verb];
@@ -114,7 +117,8 @@ function usage(verb) {
     const text = option.value ? `--${name} ${option.value}` : `--${name}`;
     return option.required ? text : option.multiple ? `[${text}]...` : `[${text}]`;
   });
-  return [verb, operands, ...parts].filter(Boolean).join(" ");
+  const line = [verb, operands, ...parts].filter(Boolean).join(" ");
+  return line.length <= USAGE_WIDTH ? line : [verb, operands, "[<option>]..."].filter(Boolean).join(" ");
 }
 
 /** The help of one verb, or of all. @param {string} program @param {string} [verb] */
