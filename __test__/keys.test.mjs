@@ -10,6 +10,7 @@ import { test } from "node:test";
 import { main } from "../js/cli.js";
 import { mustFail, mustRun, runCli, writeConfig } from "./support/cli.mjs";
 import { temporaryDirectory } from "./support/processes.mjs";
+import { OTHER_CREDENTIALS, startSeaweed } from "./support/seaweed.mjs";
 import { readTree } from "./support/tree.mjs";
 
 const OLD = "K005-the-application-key-of-before";
@@ -187,4 +188,44 @@ test("the last slot stays, and after a rotation the list says what seals and wha
     [[rotated.masterKey, "application-key"]],
   );
   await restore({ config: before });
+});
+
+test("in a bucket, whose times are whole seconds: rotations in one second, another application key, a removal", async (t) => {
+  const seaweed = await startSeaweed();
+  t.after(() => seaweed.stop());
+  await seaweed.createBucket("keys");
+  const configure = (keyId, applicationKey) =>
+    writeConfig(fresh("config"), { endpoint: seaweed.endpoint, bucket: "keys", keyId, applicationKey });
+  const before = configure(seaweed.accessKey, seaweed.secretKey);
+  const after = configure(OTHER_CREDENTIALS.accessKey, OTHER_CREDENTIALS.secretKey);
+  const machines = [temporaryDirectory("keys-one"), temporaryDirectory("keys-two")];
+  for (const stateDir of machines) writeFileSync(path.join(stateDir, "openclaw.json"), "{}");
+  // Each may make a master key of its own; all of them stay readable.
+  const [one, two] = await Promise.all(machines.map((stateDir) => mustRun("push", { config: before, stateDir })));
+  const rotations = [];
+  for (let i = 0; i < 3; i++) rotations.push(await mustRun("key rotate", { config: before, stateDir: machines[0] }));
+  const { masterKey } = rotations.at(-1);
+  const sealing = async (config, stateDir) =>
+    new Set((await mustRun("key list", { config, stateDir })).slots.filter((s) => s.writing).map((s) => s.masterKey));
+  for (const stateDir of [...machines, fresh("no-state")])
+    assert.deepEqual(await sealing(before, stateDir), new Set([masterKey]));
+
+  const { recoveryCode } = await mustRun("key recovery-code", { config: before, stateDir: machines[0] });
+  await mustFail("push", { config: after, stateDir: machines[1] }, "WRONG_KEY");
+  writeFileSync(path.join(machines[1], "changed"), "x");
+  const env = { OPENCLAW_B2_RECOVERY_CODE: recoveryCode };
+  const three = await mustRun("push", { config: after, stateDir: machines[1], env });
+  const restore = async (config) => {
+    for (const { snapshot } of [one, two, three]) {
+      const args = ["--snapshot", snapshot, "--target", fresh("restored")];
+      await mustRun("pull", { config, stateDir: fresh("no-state"), args });
+    }
+  };
+  await restore(after);
+  // The key of before opens nothing more once its slots are gone.
+  const { slots } = await mustRun("key list", { config: before, stateDir: machines[0] });
+  const old = slots.filter((slot) => slot.opens).map((slot) => slot.id);
+  await mustRun("key remove", { config: after, stateDir: machines[1], args: old });
+  await mustFail("list", { config: before, stateDir: machines[0] }, "WRONG_KEY");
+  await restore(after);
 });

@@ -12,7 +12,7 @@ use std::sync::{Arc, Barrier};
 use common::{Bench, assert_same, code, tree};
 use openclaw_b2_backup::Result;
 use openclaw_b2_backup::commands::key::{self, KeyAddOptions, KeyInfo};
-use openclaw_b2_backup::commands::{Operation, PushOptions, PushReport, Trigger, list, push};
+use openclaw_b2_backup::commands::{Operation, PushOptions, PushReport, Trigger, list, prune, push};
 use openclaw_b2_backup::config::{Secret, Target};
 use openclaw_b2_backup::repository::slot::SlotKind;
 
@@ -53,6 +53,13 @@ fn restore(bench: &Bench, target: &Target, snapshot: &str) -> Result<PathBuf> {
     bench.try_pull_as(&elsewhere, snapshot, &to, &[]).map(|_| to)
 }
 
+/// A key file: what it opens is opened quickly.
+fn key_file(bench: &Bench) -> PathBuf {
+    let file = bench.root.path().join("key file");
+    fs::write(&file, [9; 32]).unwrap();
+    file
+}
+
 fn slots(bench: &Bench, target: &Target) -> Vec<KeyInfo> {
     bench.run(key::list(target, &Operation::default())).unwrap().slots
 }
@@ -91,12 +98,12 @@ fn id_of(bench: &Bench, kind: SlotKind) -> String {
 #[test]
 fn a_push_with_another_secret_makes_the_slot_of_a_replaced_application_key() {
     let bench = bench(serde_json::json!({}));
-    let with_passphrase = Target { passphrase: Some(secret(PASSPHRASE)), ..bench.target.clone() };
-    assert_eq!(push_as(&bench, &with_passphrase).unwrap().warnings, Vec::<String>::new());
-    assert_eq!(kinds(&bench), ["application-key", "passphrase"]);
-    push_as(&bench, &replaced(&with_passphrase)).unwrap();
-    assert_eq!(kinds(&bench), ["application-key", "application-key", "passphrase"]);
-    for target in [bench.target.clone(), replaced(&bench.target), Target { application_key: None, ..with_passphrase }] {
+    let with_file = Target { key_file: Some(key_file(&bench)), ..bench.target.clone() };
+    assert_eq!(push_as(&bench, &with_file).unwrap().warnings, Vec::<String>::new());
+    assert_eq!(kinds(&bench), ["application-key", "key-file"]);
+    push_as(&bench, &replaced(&with_file)).unwrap();
+    assert_eq!(kinds(&bench), ["application-key", "application-key", "key-file"]);
+    for target in [bench.target.clone(), replaced(&bench.target), Target { application_key: None, ..with_file }] {
         assert_same(&tree(&restore(&bench, &target, "latest").unwrap()), &bench.tree());
     }
     // And no more with every push.
@@ -130,15 +137,18 @@ fn without_another_secret_the_error_says_what_to_do_and_one_command_does_it() {
 
 #[test]
 fn where_the_application_key_opens_nothing_a_new_one_does_not_either() {
-    let bench = bench(serde_json::json!({ "passphrase": PASSPHRASE }));
+    let mut bench = Bench::default();
+    bench.target.key_file = Some(key_file(&bench));
+    bench.write("openclaw.json", "{}");
+    bench.push();
     push_something(&bench, &replaced(&bench.target));
     let code = recovery_code(&bench, &bench.target);
-    let with_code = with_recovery_code(&Target { passphrase: None, ..replaced(&bench.target) }, &code);
+    let with_code = with_recovery_code(&Target { key_file: None, ..replaced(&bench.target) }, &code);
     push_something(&bench, &with_code);
-    assert_eq!(kinds(&bench), ["passphrase", "recovery-code"]);
+    assert_eq!(kinds(&bench), ["key-file", "recovery-code"]);
     let explicit = KeyAddOptions { application_key: true, ..KeyAddOptions::default() };
     assert_eq!(add(&bench, &with_code, explicit).unwrap().len(), 1);
-    assert_eq!(kinds(&bench), ["application-key", "passphrase", "recovery-code"]);
+    assert_eq!(kinds(&bench), ["application-key", "key-file", "recovery-code"]);
 }
 
 #[test]
@@ -276,17 +286,17 @@ fn a_slot_that_another_machine_is_removing_does_not_count_as_left() {
 #[test]
 fn a_removed_slot_opens_nothing_on_a_machine_that_remembers_it_and_is_not_made_again() {
     let bench = bench(serde_json::json!({}));
-    let other = Target { passphrase: Some(secret(PASSPHRASE)), ..bench.other_machine("other") };
+    let other = Target { key_file: Some(key_file(&bench)), ..bench.other_machine("other") };
     push_something(&bench, &other);
     push_something(&bench, &other);
-    remove(&bench, &bench.target, &id_of(&bench, SlotKind::Passphrase)).unwrap();
+    remove(&bench, &bench.target, &id_of(&bench, SlotKind::KeyFile)).unwrap();
 
     let alone = Target { application_key: None, ..other.clone() };
     assert_eq!(code(&push_as(&bench, &alone).unwrap_err()), "WRONG_KEY");
     assert_eq!(code(&restore(&bench, &alone, "latest").unwrap_err()), "WRONG_KEY");
-    for machine in [&other, &Target { passphrase: Some(secret(PASSPHRASE)), ..bench.other_machine("third") }] {
+    for machine in [&other, &Target { key_file: Some(key_file(&bench)), ..bench.other_machine("third") }] {
         let warnings = push_something(&bench, machine).warnings;
-        assert!(warnings.len() == 1 && warnings[0].contains("passphrase was removed"), "{warnings:?}");
+        assert!(warnings.len() == 1 && warnings[0].contains("key-file was removed"), "{warnings:?}");
         assert_eq!(kinds(&bench), ["application-key"]);
     }
     // Nor is it put back where a machine finds all slots lost.
@@ -350,6 +360,14 @@ fn after_a_rotation_everybody_writes_with_the_new_key_and_reads_with_all() {
     fs::write(paper.state_dir.join("openclaw.json"), "{}").unwrap();
     let error = push_as(&bench, &paper).unwrap_err();
     assert!(common::code(&error) == "WRONG_KEY" && error.to_string().contains("were rotated"), "{error}");
+    // Slots for a key that was retired would look like more than they are.
+    for error in [
+        add(&bench, &paper, KeyAddOptions { application_key: true, ..KeyAddOptions::default() }).unwrap_err(),
+        bench.run(key::recovery_code(&paper, &Operation::default())).unwrap_err(),
+        bench.run(prune::prune(&paper, &Operation::default())).unwrap_err(),
+    ] {
+        assert!(common::code(&error) == "WRONG_KEY" && error.to_string().contains("were rotated"), "{error}");
+    }
     let next = with_recovery_code(&paper, &recovery_code(&bench, &bench.target));
     for snapshot in [&first, "latest"] {
         restore(&bench, &next, snapshot).unwrap();

@@ -17,6 +17,8 @@ const FALLBACKS = {
   keyFile: "OPENCLAW_B2_KEY_FILE",
   recoveryCode: "OPENCLAW_B2_RECOVERY_CODE",
 };
+/** Of these, what only opens a repository that the others name. */
+const OPENERS = ["passphrase", "keyFile", "recoveryCode"];
 const SECRETS = ["keyId", "applicationKey", "passphrase", "recoveryCode"];
 
 /**
@@ -42,7 +44,7 @@ export function sourceOf({ settings, stateDir, env }) {
     // A passphrase is what it is, to the last space.
     if (target[field] === undefined && value?.trim()) target[field] = field === "passphrase" ? value : value.trim();
   }
-  if (Object.keys(FALLBACKS).every((field) => target[field] === undefined)) {
+  if (Object.keys(FALLBACKS).every((field) => target[field] === undefined || OPENERS.includes(field))) {
     const advice = "set keyId, applicationKey and bucket in the settings of this plugin, and restart the gateway";
     return { problem: failure("CONFIG", `not configured: ${advice}`) };
   }

@@ -331,6 +331,33 @@ mod tests {
     }
 
     #[test]
+    fn a_new_machine_takes_what_opens_the_repository_from_the_environment() {
+        let home = Home::plugin("{}", "");
+        let code = "0123P-89AB5-GHJKJ-RSTV1-23456-AAAAZ-ZZZZY";
+        let mut env = B2.to_vec();
+        env.extend([
+            ("OPENCLAW_B2_PASSPHRASE", "to the last space "),
+            ("OPENCLAW_B2_KEY_FILE", "/media/key"),
+            ("OPENCLAW_B2_RECOVERY_CODE", " 0123P 89AB5 GHJKJ RSTV1 23456 AAAAZ ZZZZY\n"),
+        ]);
+        let target = home.resolve(&env);
+        assert_eq!(target.passphrase.unwrap().expose(), "to the last space ");
+        assert_eq!(target.key_file.unwrap(), Path::new("/media/key"));
+        assert_eq!(target.recovery_code.unwrap().expose().replace(' ', "-"), code);
+        env.last_mut().unwrap().1 = "0123P-89AB5";
+        let problem = home.problem(&env);
+        assert!(
+            problem.starts_with("recoveryCode: has 10 letters and digits") && !problem.contains("89AB"),
+            "{problem}"
+        );
+        let alone = Home::plugin(
+            "{ endpoint: 'file:///b', recoveryCode: { source: 'env', provider: 'default', id: 'CODE' } }",
+            "",
+        );
+        assert!(alone.resolve(&[("CODE", code)]).recovery_code.is_some());
+    }
+
+    #[test]
     fn the_configuration_wins_over_the_environment() {
         let home = Home::plugin("{ keyId: 'id', applicationKey: '${KEY}', keepSnapshots: 3 }", "");
         let target = home.resolve(&[B2[0], B2[1], B2[2], ("KEY", "key")]);
