@@ -254,5 +254,7 @@ async fn open(target: &Target, secrets: Secrets, operation: &Operation) -> Resul
             Error::new(Code::NotFound, "there is no repository yet").advise("the first push makes one, and its keys")
         );
     }
+    // A slot for a key that was retired would open nothing that is taken from now on.
+    repository.keyring.writing()?;
     Ok(repository)
 }
