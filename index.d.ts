@@ -67,6 +67,21 @@ export interface ImportLegacyOptions {
    * made them. Default: false.
    */
   acceptPlain?: boolean
+/** Makes key slots: for what is configured, or for another secret. */
+export declare function keyAdd(target: Target, options?: KeyAddOptions | undefined | null): Promise<KeyAddResult>
+
+/** Options of `keyAdd`. Without any of the first three, slots are made for what is configured. */
+export interface KeyAddOptions {
+  /** A passphrase that is to open the repository. */
+  passphrase?: string
+  /** A key file that is to open it, as a path. */
+  keyFile?: string
+  /** Whether the configured application key is to open it. Default: false. */
+  applicationKey?: boolean
+  /** An application key that opens it and is not configured any more. */
+  oldApplicationKey?: string
+  /** A passphrase that opens it and is not configured any more. */
+  oldPassphrase?: string
   /** Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`. */
   signal?: AbortSignal
 }
@@ -79,6 +94,90 @@ export interface ImportLegacyResult {
   present: number
   /** Legacy snapshots that were not imported: `path` is the id. */
   skipped: Array<SnapshotException>
+/** What `keyAdd` did. */
+export interface KeyAddResult {
+  /** The new slots, one for each secret and master key; empty when every one was there. */
+  added: Array<KeySlot>
+}
+
+/** One key slot. */
+export interface KeyInfo {
+  /** 32 hexadecimal digits. */
+  id: string
+  /** What kind of secret opens it; null for a damaged slot. */
+  kind: 'application-key' | 'passphrase' | 'key-file' | 'recovery-code' | null | null
+  /** When it was made: RFC 3339, UTC, by the store's clock. */
+  createdAt: string
+  /** The id of the master key in it; null for a damaged slot. */
+  masterKey: string | null
+  /** Whether new snapshots are sealed with that master key. */
+  writing: boolean
+  /** Whether a configured secret opens it. */
+  opens: boolean
+  /** Whether its removal was begun and not finished. */
+  removing: boolean
+  /** Why it is of no use; null for a sound slot. */
+  problem: string | null
+}
+
+/** The key slots of the repository, also where none of the configured secrets opens one. */
+export declare function keyList(target: Target, options?: OperationOptions | undefined | null): Promise<KeyListResult>
+
+/** What `keyList` found. */
+export interface KeyListResult {
+  /** The slots in the order of their making. An unencrypted repository has none. */
+  slots: Array<KeyInfo>
+}
+
+/** Makes a recovery code. The result is the only place where it ever is. */
+export declare function keyRecoveryCode(target: Target, options?: OperationOptions | undefined | null): Promise<KeyRecoveryCodeResult>
+
+/** A new recovery code. */
+export interface KeyRecoveryCodeResult {
+  /** The code itself, for paper. It is kept nowhere. */
+  recoveryCode: string
+  /** Its slots, one for each master key. */
+  added: Array<KeySlot>
+  /** Slots of earlier recovery codes, which still open the repository. */
+  earlier: Array<KeySlot>
+}
+
+/** Removes key slots. The last one of a master key, and the last one that opens it here, are refused. */
+export declare function keyRemove(target: Target, options: KeyRemoveOptions): Promise<KeyRemoveResult>
+
+/** Options of `keyRemove`. */
+export interface KeyRemoveOptions {
+  /** The slots, each by its id or the unique start of one. */
+  slots: Array<string>
+  /** Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`. */
+  signal?: AbortSignal
+}
+
+/** What `keyRemove` did. */
+export interface KeyRemoveResult {
+  /** The ids of the slots that are gone. */
+  removed: Array<string>
+}
+
+/** Makes a new master key for everything that is written from now on. */
+export declare function keyRotate(target: Target, options?: OperationOptions | undefined | null): Promise<KeyRotateResult>
+
+/** What `keyRotate` did. */
+export interface KeyRotateResult {
+  /** The id of the new master key. */
+  masterKey: string
+  /** Its slots. */
+  added: Array<KeySlot>
+  /** Slots of the key before whose secrets were not at hand: they open no snapshot that is taken from now on. */
+  leftBehind: Array<KeySlot>
+}
+
+/** One key slot, in short. */
+export interface KeySlot {
+  /** 32 hexadecimal digits. */
+  id: string
+  /** What kind of secret opens it. */
+  kind: 'application-key' | 'passphrase' | 'key-file' | 'recovery-code'
 }
 
 /** Every snapshot, newest first. */
@@ -363,6 +462,8 @@ export interface Target {
   passphrase?: string
   /** A file whose content is a further secret that opens the repository. */
   keyFile?: string
+  /** The repository's recovery code, for a machine that has no other secret. */
+  recoveryCode?: string
   /** What is kept beyond the newest snapshots. */
   retention?: Retention
   /** Globs over snapshot paths that are added to the scope although a rule leaves them out. */

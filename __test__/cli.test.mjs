@@ -19,7 +19,8 @@ import { run, start, temporaryDirectory, waitFor } from "./support/processes.mjs
 import { projectDir } from "./support/tools.mjs";
 
 const KEY = "application-key-that-is-never-shown";
-const VERBS = ["push", "list", "pull", "rollback", "diff", "verify", "prune", "status"];
+const KEY_VERBS = ["key list", "key add", "key remove", "key rotate", "key recovery-code"];
+const VERBS = ["push", "list", "pull", "rollback", "diff", "verify", "prune", "status", ...KEY_VERBS];
 const ID = "2026-02-19T00-00-00Z-7f3a";
 const root = temporaryDirectory("cli");
 const stateDir = path.join(root, "state");
@@ -61,7 +62,7 @@ test("help names every verb, and each verb's options", async () => {
   assert.deepEqual([code, stderr], [0, ""]);
   for (const verb of VERBS) {
     assert.match(stdout, new RegExp(`^  ${verb} `, "m"));
-    const help = await drive([verb, "--help"], {});
+    const help = await drive([...verb.split(" "), "--help"], {});
     assert.equal(help.code, 0);
     assert.match(help.stdout, new RegExp(`^Usage: openclaw-b2-backup ${verb}`));
     assert.match(help.stdout, /--state-dir <dir>/);
@@ -72,7 +73,9 @@ test("help names every verb, and each verb's options", async () => {
 test("README describes every verb as its help does, every exit code and every field of the configuration", async () => {
   const readme = readFileSync(path.join(projectDir, "README.md"), "utf8");
   for (const verb of VERBS) {
-    const [, usage] = /^Usage: openclaw-b2-backup (.*)$/m.exec((await drive([verb, "--help"], {})).stdout);
+    const [, usage] = /^Usage: openclaw-b2-backup (.*)$/m.exec(
+      (await drive([...verb.split(" "), "--help"], {})).stdout,
+    );
     assert.ok(readme.includes(`| \`${usage}\` |`), usage);
   }
   for (const code of [0, 1, 64, 65]) assert.match(readme, new RegExp(`^\\| ${code} \\|`, "m"));
@@ -112,6 +115,13 @@ test("a command line that cannot be understood is a usage error that says what i
     [["diff"], /needs a snapshot/],
     [["diff", ""], /needs a snapshot/],
     [["diff", "a", "b", "c"], /does not take "c"/],
+    [["key"], /key needs an action: key list, key add/],
+    [["key", "change"], /key needs an action/],
+    [["key", "list", "extra"], /does not take "extra"/],
+    [["key", "remove"], /key remove needs a slot: key remove <slot>\.\.\./],
+    [["key", "add", `--passphrase=${KEY}`], /--passphrase/],
+    [["key", "add", `--recovery-code=${KEY}`], /--recovery-code/],
+    [["key", "add", "--old-application-key", KEY], /unknown option '--old-application-key'/],
   ];
   for (const [args, message] of mistakes) {
     await t.test(args.join(" ") || "nothing", async () => {

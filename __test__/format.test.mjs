@@ -192,3 +192,32 @@ for (const [kind, [settings, openings]] of Object.entries(REPOSITORIES)) {
     });
   });
 }
+
+test("a second reader reads with a recovery code, after a rotation, and what was there before encryption was turned on", async () => {
+  const directory = path.join(root, "changed");
+  const settings = { endpoint: `file://${directory}`, applicationKey: APPLICATION_KEY };
+  const configure = (name, more) => writeConfig(path.join(root, name), { ...settings, ...more });
+  const push = async (config) => {
+    writeFileSync(path.join(stateDir, "workspace/one-byte"), String(Math.random()));
+    return (await mustRun("push", { config, stateDir })).snapshot;
+  };
+  const off = configure("changed-off.json", { encrypt: false });
+  const config = configure("changed-on.json", {});
+  const plain = await push(off);
+  const first = await push(config);
+  const { masterKey } = await mustRun("key rotate", { config, stateDir });
+  const rotated = await push(config);
+  const { recoveryCode } = await mustRun("key recovery-code", { config, stateDir });
+  process.env.TEST_RECOVERY_CODE = recoveryCode.toLowerCase().replaceAll("-", " ").replaceAll("0", "o");
+  const secrets = [APPLICATION_KEY_SLOT, ["--recovery-code-env", "TEST_RECOVERY_CODE"]];
+  for (const secret of secrets) {
+    for (const snapshot of [plain, first, rotated]) {
+      const { entries } = await mustRead(directory, secret, ["--snapshot", snapshot, "--hashes"]);
+      assert.ok(entries.some((entry) => entry.kind === "database"));
+    }
+  }
+  const keyOf = (snapshot) =>
+    JSON.parse(readFileSync(path.join(directory, snapshot, "manifest.json"), "utf8")).masterKey;
+  assert.deepEqual([keyOf(plain), keyOf(rotated)], ["0".repeat(32), masterKey]);
+  assert.notEqual(keyOf(first), masterKey);
+});

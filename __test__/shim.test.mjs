@@ -247,6 +247,20 @@ describe("the configuration", () => {
     const env = { B2_APPLICATION_KEY: " key ", B2_BUCKET_NAME: "other", B2_REGION: "" };
     const source = of({ keyId: "id", bucket: "mine" }, env);
     assert.deepEqual(source, { target: { keyId: "id", bucket: "mine", applicationKey: "key", stateDir } });
+    const openers = {
+      OPENCLAW_B2_PASSPHRASE: "to the last space ",
+      OPENCLAW_B2_KEY_FILE: "/key ",
+      OPENCLAW_B2_RECOVERY_CODE: "C\n",
+    };
+    const { target } = of({ keyId: "id" }, openers);
+    assert.deepEqual(target, {
+      keyId: "id",
+      passphrase: "to the last space ",
+      keyFile: "/key",
+      recoveryCode: "C",
+      stateDir,
+    });
+    assert.match(of({}, openers).problem.message, /^not configured/);
   });
 
   test("with references that the host left is read from its files", () => {

@@ -17,7 +17,9 @@ import { VERBS } from "./verbs.js";
  * The options by name, checked. Which there are depends on the verb.
  * @typedef {{
  *   config?: string, "state-dir"?: string, json?: boolean, trigger?: import("../index.js").PushOptions["trigger"], snapshot: string, target: string,
- *   path?: string[], plan?: boolean, yes?: boolean, "read-data"?: boolean, "accept-plain"?: boolean
+ *   path?: string[], plan?: boolean, yes?: boolean, "read-data"?: boolean, "accept-plain"?: boolean, "recovery-code"?: boolean, passphrase?: boolean,
+ *   "passphrase-env"?: string, "passphrase-file"?: string, "key-file"?: string, "application-key"?: boolean,
+ *   "old-application-key-env"?: string, "old-passphrase-env"?: string
  * }} Values
  */
 
@@ -25,6 +27,7 @@ import { VERBS } from "./verbs.js";
 const COMMON = {
   config: { type: "string", value: "<file>", about: "openclaw.json (default: the one OpenClaw uses)" },
   "state-dir": { type: "string", value: "<dir>", about: "OpenClaw's state directory (default: the one OpenClaw uses)" },
+  "recovery-code": { type: "boolean", about: "Ask for the recovery code, or read it from standard input" },
   json: { type: "boolean", about: "Print one JSON object" },
   help: { type: "boolean", short: "h", about: "Print this help" },
   version: { type: "boolean", about: "Print the version" },
@@ -50,19 +53,24 @@ export function parse(argv) {
   const all = Object.assign({}, COMMON, ...Object.values(VERBS).map(({ options }) => options));
   const { tokens } = parseArgs({ args: argv, options: all, strict: false, allowPositionals: true, tokens: true });
   const asks = (/** @type {string} */ name) => tokens.some((token) => token.kind === "option" && token.name === name);
-  const verb = tokens.find((token) => token.kind === "positional")?.value;
+  // A verb is one word, or two (`key add`).
+  const words = tokens.flatMap((token) => (token.kind === "positional" ? [token.value] : []));
+  const verb =
+    [1, 2].map((count) => words.slice(0, count).join(" ")).find((name) => Object.hasOwn(VERBS, name)) ?? words[0];
   const isVerb = verb !== undefined && Object.hasOwn(VERBS, verb);
   if (asks("help")) return { ask: "help", verb: isVerb ? verb : undefined };
   if (asks("version")) return { ask: "version" };
   const verbs = `the verbs are ${Object.keys(VERBS).join(", ")}`;
   if (verb === undefined) throw new UsageError(`a verb is missing; ${verbs}`);
+  const actions = Object.keys(VERBS).filter((name) => name.startsWith(`${verb} `));
+  if (actions.length > 0) throw new UsageError(`${verb} needs an action: ${actions.join(", ")}`);
   if (!isVerb) throw new UsageError(`there is no verb ${JSON.stringify(oneLine(verb))}; ${verbs}`);
   return { ask: "run", verb, ...parseVerb(verb, argv) };
 }
 
 /** @param {string} verb @param {string[]} argv */
 function parseVerb(verb, argv) {
-  const { options, names: [least, most] = [0, 0] } = VERBS[verb];
+  const { options, names: [least, most] = [0, 0], named = "a snapshot" } = VERBS[verb];
   const known = { ...COMMON, ...options };
   const { values, positionals, tokens } = parseStrictly(argv, known);
   const given = new Set();
@@ -79,8 +87,8 @@ function parseVerb(verb, argv) {
   }
   const missing = Object.keys(known).find((name) => known[name].required && !given.has(name));
   if (missing) throw new UsageError(`${verb} needs --${missing} ${known[missing].value}`);
-  const names = positionals.slice(1);
-  if (names.length < least || names.includes("")) throw new UsageError(`${verb} needs a snapshot: ${usage(verb)}`);
+  const names = positionals.slice(verb.split(" ").length);
+  if (names.length < least || names.includes("")) throw new UsageError(`${verb} needs ${named}: ${usage(verb)}`);
   if (names.length > most) {
     const extra = JSON.stringify(oneLine(names[most]));
     throw new UsageError(`${verb} does not take ${extra}; a value with spaces is written in quotes`);
@@ -99,6 +107,9 @@ function parseStrictly(argv, options) {
   }
 }
 
+/** Longer usages are told by the table of options alone. */
+const USAGE_WIDTH = 90;
+
 /** @param {string} verb */
 function usage(verb) {
   const { options, operands = "" } = VERBS[verb];
@@ -106,7 +117,8 @@ function usage(verb) {
     const text = option.value ? `--${name} ${option.value}` : `--${name}`;
     return option.required ? text : option.multiple ? `[${text}]...` : `[${text}]`;
   });
-  return [verb, operands, ...parts].filter(Boolean).join(" ");
+  const line = [verb, operands, ...parts].filter(Boolean).join(" ");
+  return line.length <= USAGE_WIDTH ? line : [verb, operands, "[<option>]..."].filter(Boolean).join(" ");
 }
 
 /** The help of one verb, or of all. @param {string} program @param {string} [verb] */
@@ -133,7 +145,8 @@ export function help(program, verb) {
     "latest, before-compaction, or a time such as '10 minutes ago' or 'yesterday 18:00'.",
     "",
     "Without an openclaw.json the environment configures: B2_APPLICATION_KEY_ID, B2_APPLICATION_KEY, B2_BUCKET_NAME,",
-    "B2_REGION, B2_ENDPOINT. Exit codes: 0 done, 1 failed, 64 wrong usage, 65 wrong configuration.",
+    "B2_REGION, B2_ENDPOINT, OPENCLAW_B2_PASSPHRASE, OPENCLAW_B2_KEY_FILE, OPENCLAW_B2_RECOVERY_CODE.",
+    "Exit codes: 0 done, 1 failed, 64 wrong usage, 65 wrong configuration.",
   ].join("\n");
 }
 

@@ -5,6 +5,7 @@ import os from "node:os";
 
 import * as native from "./native.js";
 import { UsageError, help, parse, wantsJson } from "./arguments.js";
+import { fromUser } from "./secrets.js";
 import { showProgress } from "./terminal.js";
 import { oneLine } from "./text.js";
 import { VERBS } from "./verbs.js";
@@ -73,7 +74,7 @@ async function run({ verb: name, values, names }, io, json, print) {
   const abort = new AbortController();
   const stopListening = abortOnSignals(abort, () => say(["cancelling; once more to end at once"]));
   try {
-    const target = await io.native.resolveTarget({ configPath: values.config, stateDir: values["state-dir"] });
+    const target = await resolveTarget(io, values, abort);
     const onProgress = (/** @type {import("../index.js").Progress} */ event) => progress?.update(event);
     const report = await verb.run({ io, values, names, target, abort, onProgress, say });
     progress?.end();
@@ -87,6 +88,24 @@ async function run({ verb: name, values, names }, io, json, print) {
     stopListening();
   }
 }
+
+/**
+ * The configuration, and with it the recovery code that the user has.
+ * @param {Io} io
+ * @param {import("./arguments.js").Values} values
+ * @param {AbortController} abort
+ */
+async function resolveTarget(io, values, abort) {
+  const files = { configPath: values.config, stateDir: values["state-dir"] };
+  if (!values["recovery-code"]) return io.native.resolveTarget(files);
+  const recoveryCode = await fromUser(io, { option: "recovery-code", question: "Recovery code" }, abort);
+  // It may be the only secret that there is.
+  const env = { ...definedOf(process.env), OPENCLAW_B2_RECOVERY_CODE: recoveryCode };
+  return { ...(await io.native.resolveTarget({ ...files, env })), recoveryCode };
+}
+
+/** @param {NodeJS.ProcessEnv} env @returns {Record<string, string>} */
+const definedOf = (env) => Object.fromEntries(Object.entries(env).map(([name, value]) => [name, value ?? ""]));
 
 /** What a failure is to whoever called: never a stack trace. @param {any} error */
 function failureOf(error) {

@@ -119,6 +119,55 @@ export function status({ location, encrypted, snapshots, legacySnapshots, latest
   return { lines: table(rows) };
 }
 
+/** Enough of a slot's id to tell it from others. @param {string} id */
+const short = (id) => id.slice(0, 12);
+
+/** @param {import("../index.js").KeySlot[]} slots */
+const slotNames = (slots) => slots.map(({ id, kind }) => `${kind} ${short(id)}`).join(", ");
+
+/** @param {import("../index.js").KeyListResult} report @returns {Words} */
+export function keyList({ slots }) {
+  if (slots.length === 0) return { lines: ["there is no key slot: nothing is stored here, or it is not encrypted"] };
+  const yes = (/** @type {boolean} */ value) => (value ? "yes" : "no");
+  const rows = slots.map(({ id, kind, createdAt, masterKey, writing, opens, removing, problem }) => {
+    const created = createdAt.replace("T", " ").replace("Z", "");
+    const state = problem !== null ? "damaged" : removing ? "being removed" : "";
+    return [short(id), kind ?? "?", created, masterKey ? masterKey.slice(0, 8) : "?", yes(writing), yes(opens), state];
+  });
+  const head = ["ID", "KIND", "CREATED (UTC)", "MASTER KEY", "SEALS NEW", "OPENED HERE", ""];
+  const problems = slots.flatMap(({ problem }) => (problem === null ? [] : [problem]));
+  return { lines: table([head, ...rows]), notes: warningLines(problems) };
+}
+
+/** @param {import("../index.js").KeyAddResult} report @returns {Words} */
+export function keyAdd({ added }) {
+  if (added.length === 0) return { lines: ["nothing was added: it opens the repository already"] };
+  return { lines: [`added: ${slotNames(added)}`] };
+}
+
+/** @param {import("../index.js").KeyRemoveResult} report @returns {Words} */
+export function keyRemove({ removed }) {
+  const note =
+    "whoever has opened a removed slot may have kept the master key: `key rotate` seals what is new with another";
+  return { lines: [`removed: ${removed.map(short).join(", ")}`], notes: [note] };
+}
+
+/** @param {import("../index.js").KeyRotateResult} report @returns {Words} */
+export function keyRotate({ masterKey, added, leftBehind }) {
+  const lines = [`from now on everything is sealed with the master key ${masterKey.slice(0, 8)}`];
+  lines.push(`it is opened by: ${slotNames(added)}`);
+  if (leftBehind.length === 0) return { lines };
+  const advice = "make a new recovery code with `key recovery-code`, and add other secrets with `key add`";
+  return { lines, notes: [`warning: these open older snapshots alone: ${slotNames(leftBehind)}; ${advice}`] };
+}
+
+/** @param {import("../index.js").KeyRecoveryCodeResult} report @returns {Words} */
+export function keyRecoveryCode({ recoveryCode, earlier }) {
+  const notes = ["write it down and keep it away from this machine: it is kept nowhere, and opens the backups alone"];
+  if (earlier.length > 0) notes.push(`earlier codes still open them: ${slotNames(earlier)}; see \`key remove\``);
+  return { lines: [recoveryCode], notes };
+}
+
 /** @param {string[]} warnings */
 function warningLines(warnings) {
   return warnings.map((text) => `warning: ${text}`);

@@ -60,5 +60,15 @@ export const discardRollback = async (...args) => load().discardRollback(...args
 export const recover = async (...args) => load().recover(...args);
 /** @type {Native["restoreIfEmpty"]} */
 export const restoreIfEmpty = async (...args) => load().restoreIfEmpty(...args);
+/** @type {Native["keyList"]} */
+export const keyList = async (...args) => load().keyList(...args);
+/** @type {Native["keyAdd"]} */
+export const keyAdd = async (...args) => load().keyAdd(...args);
+/** @type {Native["keyRemove"]} */
+export const keyRemove = async (...args) => load().keyRemove(...args);
+/** @type {Native["keyRotate"]} */
+export const keyRotate = async (...args) => load().keyRotate(...args);
+/** @type {Native["keyRecoveryCode"]} */
+export const keyRecoveryCode = async (...args) => load().keyRecoveryCode(...args);
 /** @type {Native["resolveTarget"]} */
 export const resolveTarget = async (...args) => load().resolveTarget(...args);

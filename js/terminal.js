@@ -2,6 +2,7 @@
 // is the result and nothing else.
 
 import readline from "node:readline";
+import { Writable } from "node:stream";
 
 import { count, duration, oneLine, size } from "./text.js";
 
@@ -91,30 +92,49 @@ function progressLine(progress, elapsedMs, bytes) {
 }
 
 /**
- * Asks a question whose answer is no unless it is yes. The end of the input is a no; so is an interruption, which also
- * aborts `abort`.
+ * Asks for one line. Resolves to undefined at the end of the input, and when it is interrupted, which also aborts `abort`.
+ * What is typed is not shown when it is `hidden`.
  * @param {{ stdin: NodeJS.ReadableStream, stderr: NodeJS.WritableStream }} io
  * @param {string} question
  * @param {AbortController} abort
- * @returns {Promise<boolean>}
+ * @param {{ hidden?: boolean }} [options]
+ * @returns {Promise<string | undefined>}
  */
-export function confirm({ stdin, stderr }, question, abort) {
-  const lines = readline.createInterface({ input: stdin, output: stderr });
+export function ask({ stdin, stderr }, question, abort, { hidden = false } = {}) {
+  const nowhere = new Writable({ write: (_chunk, _encoding, done) => done() });
+  const lines = readline.createInterface({
+    input: stdin,
+    output: hidden ? nowhere : stderr,
+    // The terminal itself shows what is typed, unless each key is read by itself.
+    terminal: hidden || undefined,
+    historySize: 0,
+  });
   const close = () => lines.close();
   return new Promise((resolve) => {
     let answered = false;
     lines.once("close", () => {
       abort.signal.removeEventListener("abort", close);
-      if (!answered) stderr.write("\n");
-      resolve(false);
+      if (!answered || hidden) stderr.write("\n");
+      resolve(undefined);
     });
     // While a line is read, Ctrl+C reaches readline instead of the process.
     lines.once("SIGINT", () => abort.abort());
     abort.signal.addEventListener("abort", close);
-    lines.question(`${question} [y/N] `, (answer) => {
+    if (hidden) stderr.write(question);
+    lines.question(question, (answer) => {
       answered = true;
-      resolve(/^\s*y(es)?\s*$/i.test(answer));
+      resolve(answer);
       close();
     });
   });
+}
+
+/**
+ * Asks a question whose answer is no unless it is yes.
+ * @param {{ stdin: NodeJS.ReadableStream, stderr: NodeJS.WritableStream }} io
+ * @param {string} question
+ * @param {AbortController} abort
+ */
+export async function confirm(io, question, abort) {
+  return /^\s*y(es)?\s*$/i.test((await ask(io, `${question} [y/N] `, abort)) ?? "");
 }

@@ -3,6 +3,7 @@
 import path from "node:path";
 
 import * as describe from "./describe.js";
+import { fromFile, fromUser, fromVariable } from "./secrets.js";
 import { confirm } from "./terminal.js";
 
 /** @typedef {import("./arguments.js").Option} Option */
@@ -17,10 +18,10 @@ import { confirm } from "./terminal.js";
  */
 
 /**
- * `names` is how many snapshots follow the verb, at least and at most; `asks` whether it has a question to the user;
+ * `names` is how many snapshots, or what `named` says, follow the verb, at least and at most; `asks` whether it has a question to the user;
  * `problem` why its result is a failure.
  * @typedef {{
- *   about: string, options: Record<string, Option>, names?: [number, number], operands?: string,
+ *   about: string, options: Record<string, Option>, names?: [number, number], named?: string, operands?: string,
  *   asks?: (values: Values) => boolean, run: (call: Call) => Promise<any>,
  *   describe: (report: any, values: Values) => describe.Words,
  *   problem?: (report: any) => { code: string, message: string } | undefined
@@ -134,7 +135,82 @@ export const VERBS = {
     run: ({ io, target, abort, onProgress }) => io.native.status(target, { signal: abort.signal }, onProgress),
     describe: describe.status,
   },
+
+  "key list": {
+    about: "List the key slots: what opens the repository",
+    options: {},
+    run: ({ io, target, abort }) => io.native.keyList(target, { signal: abort.signal }),
+    describe: describe.keyList,
+  },
+
+  "key add": {
+    about: "Let another secret open the repository; without an option, what is configured",
+    options: {
+      passphrase: { type: "boolean", about: "A passphrase, which is asked for, or read from standard input" },
+      "passphrase-env": { type: "string", value: "<name>", about: "A passphrase from an environment variable" },
+      "passphrase-file": { type: "string", value: "<file>", about: "A passphrase from a file" },
+      "key-file": { type: "string", value: "<file>", about: "A key file" },
+      "application-key": { type: "boolean", about: "The configured application key, which the storage service knows" },
+      "old-application-key-env": {
+        type: "string",
+        value: "<name>",
+        about: "Open with a replaced application key from an environment variable",
+      },
+      "old-passphrase-env": {
+        type: "string",
+        value: "<name>",
+        about: "Open with a replaced passphrase from an environment variable",
+      },
+    },
+    run: keyAdd,
+    describe: describe.keyAdd,
+  },
+
+  "key remove": {
+    about: "Remove key slots, but for the last one",
+    options: {},
+    names: [1, 100],
+    named: "a slot",
+    operands: "<slot>...",
+    run: ({ io, target, names: slots, abort }) => io.native.keyRemove(target, { slots, signal: abort.signal }),
+    describe: describe.keyRemove,
+  },
+
+  "key rotate": {
+    about: "Seal everything new with a new master key",
+    options: {},
+    run: ({ io, target, abort }) => io.native.keyRotate(target, { signal: abort.signal }),
+    describe: describe.keyRotate,
+  },
+
+  "key recovery-code": {
+    about: "Print a new recovery code, once",
+    options: {},
+    run: ({ io, target, abort }) => io.native.keyRecoveryCode(target, { signal: abort.signal }),
+    describe: describe.keyRecoveryCode,
+  },
 };
+
+/** @param {Call} call */
+async function keyAdd({ io, target, values, abort }) {
+  const asked = { option: "passphrase", question: "New passphrase", repeated: true };
+  const passphrases = [
+    fromVariable("passphrase-env", values["passphrase-env"]),
+    await fromFile("passphrase-file", values["passphrase-file"]),
+    values.passphrase ? await fromUser(io, asked, abort) : undefined,
+  ].filter((passphrase) => passphrase !== undefined);
+  if (passphrases.length > 1) {
+    throw Object.assign(new Error("key add takes one passphrase at a time"), { code: "USAGE" });
+  }
+  return io.native.keyAdd(target, {
+    passphrase: passphrases[0],
+    keyFile: values["key-file"] && path.resolve(values["key-file"]),
+    applicationKey: values["application-key"],
+    oldApplicationKey: fromVariable("old-application-key-env", values["old-application-key-env"]),
+    oldPassphrase: fromVariable("old-passphrase-env", values["old-passphrase-env"]),
+    signal: abort.signal,
+  });
+}
 
 /** @param {Call} call */
 async function rollback({ io, target, values, abort, onProgress, say }) {

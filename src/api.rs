@@ -58,6 +58,8 @@ pub struct Target {
     pub passphrase: Option<String>,
     /// A file whose content is a further secret that opens the repository.
     pub key_file: Option<String>,
+    /// The repository's recovery code, for a machine that has no other secret.
+    pub recovery_code: Option<String>,
     /// What is kept beyond the newest snapshots.
     pub retention: Option<Retention>,
     /// Globs over snapshot paths that are added to the scope although a rule leaves them out.
@@ -543,6 +545,162 @@ impl From<commands::StatusReport> for StatusResult {
     }
 }
 
+/// One key slot, in short.
+#[napi(object, object_from_js = false)]
+pub struct KeySlot {
+    /// 32 hexadecimal digits.
+    pub id: String,
+    /// What kind of secret opens it.
+    #[napi(ts_type = "'application-key' | 'passphrase' | 'key-file' | 'recovery-code'")]
+    pub kind: String,
+}
+
+impl From<commands::key::KeySlot> for KeySlot {
+    fn from(slot: commands::key::KeySlot) -> Self {
+        Self { id: slot.id, kind: slot.kind.as_str().into() }
+    }
+}
+
+/// One key slot.
+#[napi(object, object_from_js = false, use_nullable = true)]
+pub struct KeyInfo {
+    /// 32 hexadecimal digits.
+    pub id: String,
+    /// What kind of secret opens it; null for a damaged slot.
+    #[napi(ts_type = "'application-key' | 'passphrase' | 'key-file' | 'recovery-code' | null")]
+    pub kind: Option<String>,
+    /// When it was made: RFC 3339, UTC, by the store's clock.
+    pub created_at: String,
+    /// The id of the master key in it; null for a damaged slot.
+    pub master_key: Option<String>,
+    /// Whether new snapshots are sealed with that master key.
+    pub writing: bool,
+    /// Whether a configured secret opens it.
+    pub opens: bool,
+    /// Whether its removal was begun and not finished.
+    pub removing: bool,
+    /// Why it is of no use; null for a sound slot.
+    pub problem: Option<String>,
+}
+
+impl From<commands::key::KeyInfo> for KeyInfo {
+    fn from(slot: commands::key::KeyInfo) -> Self {
+        Self {
+            id: slot.id,
+            kind: slot.kind.map(|kind| kind.as_str().into()),
+            created_at: slot.created_at,
+            master_key: slot.master_key,
+            writing: slot.writing,
+            opens: slot.opens,
+            removing: slot.removing,
+            problem: slot.problem,
+        }
+    }
+}
+
+/// What `keyList` found.
+#[napi(object, object_from_js = false)]
+pub struct KeyListResult {
+    /// The slots in the order of their making. An unencrypted repository has none.
+    pub slots: Vec<KeyInfo>,
+}
+
+impl From<commands::key::KeyListReport> for KeyListResult {
+    fn from(report: commands::key::KeyListReport) -> Self {
+        Self { slots: convert(report.slots) }
+    }
+}
+
+/// Options of `keyAdd`. Without any of the first three, slots are made for what is configured.
+#[napi(object, object_to_js = false)]
+pub struct KeyAddOptions<'env> {
+    /// A passphrase that is to open the repository.
+    pub passphrase: Option<String>,
+    /// A key file that is to open it, as a path.
+    pub key_file: Option<String>,
+    /// Whether the configured application key is to open it. Default: false.
+    pub application_key: Option<bool>,
+    /// An application key that opens it and is not configured any more.
+    pub old_application_key: Option<String>,
+    /// A passphrase that opens it and is not configured any more.
+    pub old_passphrase: Option<String>,
+    /// Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`.
+    #[napi(ts_type = "AbortSignal")]
+    pub signal: Option<Object<'env>>,
+}
+
+/// What `keyAdd` did.
+#[napi(object, object_from_js = false)]
+pub struct KeyAddResult {
+    /// The new slots, one for each secret and master key; empty when every one was there.
+    pub added: Vec<KeySlot>,
+}
+
+impl From<commands::key::KeyAddReport> for KeyAddResult {
+    fn from(report: commands::key::KeyAddReport) -> Self {
+        Self { added: convert(report.added) }
+    }
+}
+
+/// Options of `keyRemove`.
+#[napi(object, object_to_js = false)]
+pub struct KeyRemoveOptions<'env> {
+    /// The slots, each by its id or the unique start of one.
+    pub slots: Vec<String>,
+    /// Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`.
+    #[napi(ts_type = "AbortSignal")]
+    pub signal: Option<Object<'env>>,
+}
+
+/// What `keyRemove` did.
+#[napi(object, object_from_js = false)]
+pub struct KeyRemoveResult {
+    /// The ids of the slots that are gone.
+    pub removed: Vec<String>,
+}
+
+impl From<commands::key::KeyRemoveReport> for KeyRemoveResult {
+    fn from(report: commands::key::KeyRemoveReport) -> Self {
+        Self { removed: report.removed }
+    }
+}
+
+/// What `keyRotate` did.
+#[napi(object, object_from_js = false)]
+pub struct KeyRotateResult {
+    /// The id of the new master key.
+    pub master_key: String,
+    /// Its slots.
+    pub added: Vec<KeySlot>,
+    /// Slots of the key before whose secrets were not at hand: they open no snapshot that is taken from now on.
+    pub left_behind: Vec<KeySlot>,
+}
+
+impl From<commands::key::KeyRotateReport> for KeyRotateResult {
+    fn from(report: commands::key::KeyRotateReport) -> Self {
+        let (added, left_behind) = (convert(report.added), convert(report.left_behind));
+        Self { master_key: report.master_key, added, left_behind }
+    }
+}
+
+/// A new recovery code.
+#[napi(object, object_from_js = false)]
+pub struct KeyRecoveryCodeResult {
+    /// The code itself, for paper. It is kept nowhere.
+    pub recovery_code: String,
+    /// Its slots, one for each master key.
+    pub added: Vec<KeySlot>,
+    /// Slots of earlier recovery codes, which still open the repository.
+    pub earlier: Vec<KeySlot>,
+}
+
+impl From<commands::key::RecoveryCodeReport> for KeyRecoveryCodeResult {
+    fn from(report: commands::key::RecoveryCodeReport) -> Self {
+        let (added, earlier) = (convert(report.added), convert(report.earlier));
+        Self { recovery_code: report.code.expose().into(), added, earlier }
+    }
+}
+
 /// Options of `resolveTarget`.
 #[napi(object, object_to_js = false)]
 pub struct ResolveOptions {
@@ -775,6 +933,76 @@ pub fn status<'env>(
     let target = Call::target(env, target);
     Call::new(options.and_then(|options| options.signal), on_progress)
         .start(env, async move |operation| commands::status::status(&target?, &operation).await)
+}
+
+/// The key slots of the repository, also where none of the configured secrets opens one.
+#[napi(catch_unwind)]
+pub fn key_list<'env>(
+    env: &'env Env,
+    #[napi(ts_arg_type = "Target")] target: Object<'env>,
+    options: Option<OperationOptions<'env>>,
+) -> napi::Result<PromiseRaw<'env, KeyListResult>> {
+    let target = Call::target(env, target);
+    Call::new(options.and_then(|options| options.signal), None)
+        .start(env, async move |operation| commands::key::list(&target?, &operation).await)
+}
+
+/// Makes key slots: for what is configured, or for another secret.
+#[napi(catch_unwind)]
+pub fn key_add<'env>(
+    env: &'env Env,
+    #[napi(ts_arg_type = "Target")] target: Object<'env>,
+    options: Option<KeyAddOptions<'env>>,
+) -> napi::Result<PromiseRaw<'env, KeyAddResult>> {
+    let target = Call::target(env, target);
+    let (options, signal) = options.map_or_else(Default::default, |options| {
+        let secret = |text: Option<String>| text.map(config::Secret::new);
+        let add = commands::key::KeyAddOptions {
+            passphrase: secret(options.passphrase),
+            key_file: options.key_file.map(Into::into),
+            application_key: options.application_key.unwrap_or(false),
+            old_application_key: secret(options.old_application_key),
+            old_passphrase: secret(options.old_passphrase),
+        };
+        (add, options.signal)
+    });
+    Call::new(signal, None).start(env, async move |operation| commands::key::add(&target?, options, &operation).await)
+}
+
+/// Removes key slots. The last one of a master key, and the last one that opens it here, are refused.
+#[napi(catch_unwind)]
+pub fn key_remove<'env>(
+    env: &'env Env,
+    #[napi(ts_arg_type = "Target")] target: Object<'env>,
+    options: KeyRemoveOptions<'env>,
+) -> napi::Result<PromiseRaw<'env, KeyRemoveResult>> {
+    let target = Call::target(env, target);
+    let KeyRemoveOptions { slots, signal } = options;
+    Call::new(signal, None).start(env, async move |operation| commands::key::remove(&target?, &slots, &operation).await)
+}
+
+/// Makes a new master key for everything that is written from now on.
+#[napi(catch_unwind)]
+pub fn key_rotate<'env>(
+    env: &'env Env,
+    #[napi(ts_arg_type = "Target")] target: Object<'env>,
+    options: Option<OperationOptions<'env>>,
+) -> napi::Result<PromiseRaw<'env, KeyRotateResult>> {
+    let target = Call::target(env, target);
+    Call::new(options.and_then(|options| options.signal), None)
+        .start(env, async move |operation| commands::key::rotate(&target?, &operation).await)
+}
+
+/// Makes a recovery code. The result is the only place where it ever is.
+#[napi(catch_unwind)]
+pub fn key_recovery_code<'env>(
+    env: &'env Env,
+    #[napi(ts_arg_type = "Target")] target: Object<'env>,
+    options: Option<OperationOptions<'env>>,
+) -> napi::Result<PromiseRaw<'env, KeyRecoveryCodeResult>> {
+    let target = Call::target(env, target);
+    Call::new(options.and_then(|options| options.signal), None)
+        .start(env, async move |operation| commands::key::recovery_code(&target?, &operation).await)
 }
 
 /// Finds and checks the configuration without `OpenClaw`: its files, secrets and the environment. The result holds

@@ -76,6 +76,8 @@ pub struct Target {
     pub encrypt: bool,
     /// A further secret that opens the repository.
     pub passphrase: Option<Secret>,
+    /// The recovery code that was printed for the repository, for a machine that has no other secret.
+    pub recovery_code: Option<Secret>,
     /// How many regular snapshots of this machine are kept, at least 1.
     pub keep_snapshots: u32,
     /// Globs over snapshot paths that are added to the scope although a rule leaves them out.

@@ -28,7 +28,7 @@ fn store(bench: &Bench, entries: &[Entry]) -> String {
     bench.run(async {
         let opened = Repository::open(&bench.target, None, IfMissing::Create, &Operation::default()).await;
         let repository = opened.unwrap();
-        let key = repository.keyring.writing();
+        let key = repository.keyring.writing().unwrap();
         let hasher = key.chunk_hasher();
         let evil = hasher.id(EVIL);
         let mut stream = Vec::new();

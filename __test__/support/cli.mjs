@@ -18,10 +18,10 @@ export function writeConfig(file, config) {
 }
 
 /**
- * Runs one verb with `--json`. Resolves to `{ code, report, stdout, stderr, ms }`, `report` being the JSON object, or null
+ * Runs one verb, of one word or two, with `--json`. Resolves to `{ code, report, stdout, stderr, ms }`, `report` being the JSON object, or null
  * when standard output is none.
  */
-export async function runCli(verb, { config, stateDir, args = [], timeoutMs = 300_000, env = {} }) {
+export async function runCli(verb, { config, stateDir, args = [], timeoutMs = 300_000, env = {}, input }) {
   if (!existsSync(cliPath)) throw new Error(`${cliPath} does not exist`);
   // Credentials in the developer's environment must not stand in for those that a test leaves out.
   const inherited = Object.entries(process.env).filter(
@@ -29,9 +29,10 @@ export async function runCli(verb, { config, stateDir, args = [], timeoutMs = 30
   );
   const common = ["--json", ...(config ? ["--config", config] : []), ...(stateDir ? ["--state-dir", stateDir] : [])];
   const started = Date.now();
-  const result = await run(process.execPath, [cliPath, verb, ...common, ...args], {
+  const result = await run(process.execPath, [cliPath, ...verb.split(" "), ...common, ...args], {
     env: { ...Object.fromEntries(inherited), ...env },
     timeoutMs,
+    input,
   });
   let report = null;
   try {

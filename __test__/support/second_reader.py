@@ -1,6 +1,7 @@
 """A second reader of the stored format, written from docs/format.md alone: it shares no code with the product.
 
-    second_reader.py DIRECTORY (--application-key-env NAME | --passphrase-env NAME | --key-file FILE | --plain)
+    second_reader.py DIRECTORY
+                     (--application-key-env NAME | --passphrase-env NAME | --key-file FILE | --recovery-code-env NAME | --plain)
                      [--snapshot ID|latest] (--list | --hashes | --extract DIR | --search)
 
 DIRECTORY is a `file://` repository. Secrets come from environment variables, so that none is in a process list. Prints one
@@ -27,7 +28,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-PACK, INDEX, MANIFEST, SLOT = 1, 2, 3, 4
+PACK, INDEX, MANIFEST, SLOT, PLAIN_LIST = 1, 2, 3, 4, 6
 NO_KEY = bytes(16)
 KINDS = ["file", "directory", "symlink", "database", "exception"]
 MAX_CONTENT = (256 << 10) + (2 << 20)
@@ -97,7 +98,9 @@ def unhex(text, length):
 
 def open_slot(name, data, kind, password):
     """Master key id and master key, or None when this is not the secret of the slot."""
-    slot = fields(parse_json(data, name), ["format", "id", "masterKey", "kind", "kdf", "wrapped"], name)
+    slot = parse_json(data, name)
+    retires = [fields(entry, ["masterKey", "proof"], name) for entry in slot.pop("retires", [])]
+    slot = fields(slot, ["format", "id", "masterKey", "kind", "kdf", "wrapped"], name)
     form, slot_id, master, slot_kind, kdf, wrapped = slot
     function, log_n, r, p, salt = fields(kdf, ["name", "logN", "r", "p", "salt"], name)
     need(form == 1 and function == "scrypt" and name == f"keys/{slot_id}.json", f"{name}: contradicts itself")
@@ -108,10 +111,29 @@ def open_slot(name, data, kind, password):
     if slot_kind != kind:
         return None
     wrapping = hashlib.scrypt(password, salt=salt, n=1 << log_n, r=r, p=p, maxmem=1 << 30, dklen=32)
+    bound = "\n".join([name, kind, *(f"{retired} {proof}" for retired, proof in retires)])
     try:
-        return master, open_part(wrapping, make_header(SLOT, master, salt), f"{name}\n{kind}", 0, True, wrapped)
+        return master, open_part(wrapping, make_header(SLOT, master, salt), bound, 0, True, wrapped)
     except Damaged:
         return None
+
+
+def check_symbol(number, data):
+    total = number
+    for place, value in enumerate(reversed(data)):
+        total += value if place % 2 else 2 * value // 32 + 2 * value % 32
+    return -total % 32
+
+
+def recovery_code(typed):
+    """The secret of a recovery code."""
+    code = re.sub(r"[\s_\u2010-\u2015\u2212-]", "", typed).upper().translate(str.maketrans("OIL", "011"))
+    values = ["0123456789ABCDEFGHJKMNPQRSTVWXYZ".index(symbol) for symbol in code]
+    need(len(values) == 35, "a recovery code has 35 symbols")
+    for number in range(7):
+        *data, check = values[5 * number : 5 * number + 5]
+        need(check_symbol(number, data) == check, f"group {number + 1} of the recovery code is mistyped")
+    return code
 
 
 # Sections 5 and 6: chunks and frames
@@ -157,6 +179,9 @@ class Repository:
         opened = [open_slot(name, self.read(name), kind, password) for name in slots]
         self.keys = dict(filter(None, opened)) if kind else {NO_KEY: None}
         need(self.keys, "the secret opens no slot")
+        self.accepted = {}
+        for name in self.named(r"plain/[0-9a-f]{32}"):
+            self.add_plain_list(name)
         for name in self.named(r"index/[0-9a-f]{32}"):
             self.add_index(name)
 
@@ -167,7 +192,21 @@ class Repository:
         with open(os.path.join(self.root, name), "rb") as file:
             return file.read()
 
-    def key(self, header, name):
+    def add_plain_list(self, name):
+        """What was stored before encryption was turned on. A list of another key was left by an interruption."""
+        stored = self.read(name)
+        header = parse_header(stored, PLAIN_LIST, name)
+        if header[8:24] in self.keys:
+            opened = open_part(self.keys[header[8:24]], header, name, 0, True, stored[56:])
+            (objects,) = fields(parse_json(opened, name), ["objects"], name)
+            self.accepted = {**objects, **self.accepted}
+
+    def key(self, header, name, stored=None):
+        """`stored` is the whole of a manifest or an index object; a pack is named by one of these, and proved by chunk ids."""
+        if header[8:24] == NO_KEY and self.accepted:
+            known = stored is None or self.accepted.get(name) == hashlib.sha256(stored).hexdigest()
+            need(known, f"{name}: is plain, and not on the list of what is")
+            return None
         need(header[8:24] in self.keys, f"{name}: its key is not known, or it is plain among sealed ones, or the other way")
         return self.keys[header[8:24]]
 
@@ -176,7 +215,7 @@ class Repository:
     def add_index(self, name):
         stored = self.read(name)
         header = parse_header(stored, INDEX, name)
-        plain = open_part(self.key(header, name), header, name, 0, True, stored[56:])
+        plain = open_part(self.key(header, name, stored), header, name, 0, True, stored[56:])
         live, condemned = cbor2.loads(decompress(plain, 256 << 20, name))
         for pack, size, frames, pack_header in live + condemned:
             pack_name = f"packs/{pack.hex()[:2]}/{pack.hex()}"
@@ -226,9 +265,10 @@ class Repository:
     def summary(self, snapshot):
         name = f"{snapshot}/manifest.json"
         names = ["format", "snapshot", "createdAt", "masterKey", "salt", "body"]
-        form, own, created, master, salt, sealed = fields(parse_json(self.read(name), name), names, name)
+        stored = self.read(name)
+        form, own, created, master, salt, sealed = fields(parse_json(stored, name), names, name)
         header = make_header(MANIFEST, unhex(master, 16), unhex(salt, 32))
-        opened = open_part(self.key(header, name), header, f"{name}\n{created}", 0, True, base64.b64decode(sealed))
+        opened = open_part(self.key(header, name, stored), header, f"{name}\n{created}", 0, True, base64.b64decode(sealed))
         body = parse_json(opened, name)
         need(re.sub("[:]", "-", created) in own, f"{name}: its time is not that of its name")
         need(form == 1 and own == snapshot and body["createdAt"] == created, f"{name}: contradicts itself")
@@ -307,6 +347,8 @@ def secret_of(options):
     if options.key_file:
         with open(options.key_file, "rb") as file:
             return "key-file", base64.b64encode(file.read())
+    if options.recovery_code_env:
+        return "recovery-code", recovery_code(os.environ[options.recovery_code_env]).encode()
     if options.application_key_env:
         return "application-key", os.environ[options.application_key_env].encode()
     return ("passphrase", os.environ[options.passphrase_env].encode()) if options.passphrase_env else (None, None)
@@ -319,6 +361,7 @@ def main():
     secret.add_argument("--application-key-env", metavar="NAME")
     secret.add_argument("--passphrase-env", metavar="NAME")
     secret.add_argument("--key-file", metavar="FILE")
+    secret.add_argument("--recovery-code-env", metavar="NAME")
     secret.add_argument("--plain", action="store_true")
     parser.add_argument("--snapshot", default="latest")
     action = parser.add_mutually_exclusive_group(required=True)

@@ -13,8 +13,13 @@ const FALLBACKS = {
   bucket: "B2_BUCKET_NAME",
   region: "B2_REGION",
   endpoint: "B2_ENDPOINT",
+  passphrase: "OPENCLAW_B2_PASSPHRASE",
+  keyFile: "OPENCLAW_B2_KEY_FILE",
+  recoveryCode: "OPENCLAW_B2_RECOVERY_CODE",
 };
-const SECRETS = ["keyId", "applicationKey", "passphrase"];
+/** Of these, what only opens a repository that the others name. */
+const OPENERS = ["passphrase", "keyFile", "recoveryCode"];
+const SECRETS = ["keyId", "applicationKey", "passphrase", "recoveryCode"];
 
 /**
  * The gateway has resolved references by the time it starts a plugin. What is still one, it could not resolve, or a command
@@ -35,9 +40,11 @@ export function sourceOf({ settings, stateDir, env }) {
   /** @type {Record<string, any>} */
   const target = { ...settings, stateDir };
   for (const [field, name] of Object.entries(FALLBACKS)) {
-    if (target[field] === undefined && env[name]?.trim()) target[field] = env[name].trim();
+    const value = env[name];
+    // A passphrase is what it is, to the last space.
+    if (target[field] === undefined && value?.trim()) target[field] = field === "passphrase" ? value : value.trim();
   }
-  if (Object.keys(FALLBACKS).every((field) => target[field] === undefined)) {
+  if (Object.keys(FALLBACKS).every((field) => target[field] === undefined || OPENERS.includes(field))) {
     const advice = "set keyId, applicationKey and bucket in the settings of this plugin, and restart the gateway";
     return { problem: failure("CONFIG", `not configured: ${advice}`) };
   }

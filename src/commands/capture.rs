@@ -160,7 +160,7 @@ pub(super) async fn look(
     repository: &Repository,
     operation: &Operation,
 ) -> Result<Captured> {
-    let key = repository.keyring.writing();
+    let key = repository.keyring.naming();
     let meter = Arc::new(Meter::new(operation, "scan", 0, 0));
     Survey::start(target, workplace, operation)?.await?.read(key, Writer::hashing(key), meter, None, operation).await
 }

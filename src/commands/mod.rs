@@ -3,6 +3,7 @@
 mod capture;
 pub mod diff;
 pub mod import_legacy;
+pub mod key;
 pub mod list;
 mod plan;
 pub mod prune;

@@ -48,6 +48,8 @@ pub async fn prune_after(target: &Target, grace: Duration, operation: &Operation
     let workplace = Workplace::open(target, "prune").await?;
     let cache = Some(Arc::clone(&workplace.cache));
     let mut repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
+    // Index objects are written on the way.
+    repository.keyring.writing()?;
     let mut report = PruneReport::default();
     remove_snapshots(&mut repository, target, workplace.machine, operation, &mut report).await?;
     sweep(&mut repository, grace, operation, &mut report).await?;

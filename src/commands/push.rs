@@ -43,7 +43,7 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
     }
     let workplace = Workplace::open(target, "push").await?;
     let mut upload = Upload::start(target, &workplace, WhenUnchanged::Skip, operation).await?;
-    let mut warnings = Vec::new();
+    let mut warnings = std::mem::take(&mut upload.repository.warnings);
     if !upload.index.unreadable.is_empty() {
         warnings.push(format!("the repository is damaged, run verify: {}", upload.index.unreadable.join("; ")));
     }
@@ -120,12 +120,12 @@ impl<'w> Upload<'w> {
         // Entered into a new index object, they need not be read as a whole the next time.
         adopted.extend(index.recovered.iter().filter_map(|id| index.pack(*id)).map(|pack| pack.entry.clone()));
         let meter = Arc::new(Meter::new(operation, "upload", 0, 0));
-        let (writer, uploads) = Writer::start(&repository, Arc::clone(&index), adopted, operation, Arc::clone(&meter));
+        let (writer, uploads) = Writer::start(&repository, Arc::clone(&index), adopted, operation, Arc::clone(&meter))?;
         let stored_digest = match when_unchanged {
             WhenUnchanged::Skip => last_digest(workplace, &repository),
             WhenUnchanged::Store => None,
         };
-        let read = survey.read(repository.keyring.writing(), writer, meter, stored_digest, operation).await;
+        let read = survey.read(repository.keyring.naming(), writer, meter, stored_digest, operation).await;
         let new_packs = uploads.finish().await;
         // A failed upload stops the work with CANCELLED; the upload's own error says why.
         let (captured, new_packs) = match (read, new_packs) {
@@ -165,6 +165,10 @@ impl<'w> Upload<'w> {
         if took_long(self.listed_at.0.elapsed()) || self.listed_at.1.elapsed().is_ok_and(took_long) {
             confirm_packs(&mut self.repository, &self.index, &self.new_packs).await?;
         }
+        if self.repository.keyring.is_plain() && self.repository.listed_slots().await? > 0 {
+            return Err(Error::config("encrypt", "is false, but another machine has just turned encryption on")
+                .advise("remove `encrypt: false`"));
+        }
         write_manifest(&self.repository, self.workplace, origin, &self.captured).await
     }
 
@@ -193,13 +197,16 @@ pub(super) enum WhenUnchanged {
 /// The digest of this machine's last snapshot, if that is still listed.
 fn last_digest(workplace: &Workplace, repository: &Repository) -> Option<String> {
     let last: LastSnapshot = serde_json::from_slice(&workplace.cache.object(LAST_SNAPSHOT)?).ok()?;
-    repository.contents.has_snapshot(&last.id).then_some(last.digest)
+    // Once encryption is on, a plain snapshot is no reason not to take a sealed one.
+    let is_as_new_ones = !repository.keyring.accepts(&format!("{}/manifest.json", last.id));
+    (is_as_new_ones && repository.contents.has_snapshot(&last.id)).then_some(last.digest)
 }
 
 /// Packs that an interrupted run has uploaded, as far as the store has them whole and no index object names them.
 fn packs_to_adopt(repository: &Repository, index: &Index, pending: Vec<PackEntry>) -> Vec<PackEntry> {
     let usable = |pack: &PackEntry| {
         index.pack(pack.id).is_none()
+            && pack.is_plain() == repository.keyring.is_plain()
             && repository.contents.packs.get(&pack.id).is_some_and(|stored| {
                 let age = repository.store.now().duration_since(stored.modified).unwrap_or_default();
                 stored.size == pack.size && age < ADOPT_BELOW_AGE
@@ -212,8 +219,8 @@ fn packs_to_adopt(repository: &Repository, index: &Index, pending: Vec<PackEntry
 async fn confirm_packs(repository: &mut Repository, index: &Index, new_packs: &[PackId]) -> Result<()> {
     repository.refresh().await?;
     let now = repository.load_index().await?;
-    let relied_on = index.packs.iter().filter(|pack| !pack.condemned).map(|pack| pack.entry.id);
-    let is_live = |id: PackId| now.pack(id).is_some_and(|pack| !pack.condemned);
+    let relied_on = index.packs.iter().filter(|pack| index.is_live(pack)).map(|pack| pack.entry.id);
+    let is_live = |id: PackId| now.pack(id).is_some_and(|pack| now.is_live(pack));
     if relied_on.chain(new_packs.iter().copied()).all(is_live) {
         return Ok(());
     }
@@ -267,7 +274,7 @@ async fn write_manifest(
         imported_from,
         tree,
     };
-    let manifest = summary.to_manifest(&id, repository.keyring.writing())?;
+    let manifest = summary.to_manifest(&id, repository.keyring.writing()?)?;
     repository.store.put(&id.manifest_key(), Bytes::from(manifest.clone())).await?;
     repository.remember(id.manifest_key(), &manifest);
     Ok(id)

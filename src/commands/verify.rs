@@ -116,7 +116,7 @@ async fn read_pack(repository: &Repository, index: &Arc<Index>, number: usize) -
     let (keyring, index) = (repository.keyring.clone(), Arc::clone(index));
     let check = move || {
         let expected = &index.packs[number].entry;
-        let found = PackEntry::of_pack(expected.id, &bytes, |header, name| keyring.find(header, name))?;
+        let found = PackEntry::of_pack(expected.id, &bytes, |header, name| keyring.find_for_pack(header, name))?;
         if found == *expected { Ok(()) } else { Err(Error::corrupt(&key, "it does not hold what the index says")) }
     };
     blocking(check).await

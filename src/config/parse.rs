@@ -8,9 +8,10 @@ use url::Url;
 
 use super::{Endpoint, PLUGIN_ID, Retention, Secret, Target, Timeouts, Variables};
 use crate::error::{Error, Result};
+use crate::repository::recovery_code::RecoveryCode;
 use crate::state::openclaw_config::reference_name;
 
-const FIELDS: [&str; 20] = [
+const FIELDS: [&str; 21] = [
     "keyId",
     "applicationKey",
     "bucket",
@@ -22,6 +23,7 @@ const FIELDS: [&str; 20] = [
     "endpoint",
     "passphrase",
     "keyFile",
+    "recoveryCode",
     "retention",
     "include",
     "exclude",
@@ -83,7 +85,12 @@ impl Target {
         }
         let passphrase = fields.secret("passphrase")?;
         let key_file = fields.text("keyFile")?.map(|text| absolute("keyFile", &text)).transpose()?;
-        if encrypt && application_key.is_none() && passphrase.is_none() && key_file.is_none() {
+        let recovery_code = fields.secret("recoveryCode")?;
+        if let Some(code) = &recovery_code {
+            RecoveryCode::parse(code.expose())?;
+        }
+        let opens = application_key.is_some() || passphrase.is_some() || key_file.is_some() || recovery_code.is_some();
+        if encrypt && !opens {
             return Err(Error::config("applicationKey", "missing, and nothing else is there to encrypt with")
                 .advise("set applicationKey or passphrase, or set encrypt to false"));
         }
@@ -105,6 +112,7 @@ impl Target {
             prefix: fields.text("prefix")?.map_or(Ok(DEFAULT_PREFIX.into()), |text| prefix(&text))?,
             encrypt,
             passphrase,
+            recovery_code,
             keep_snapshots: keep_snapshots(&fields)?,
             include: fields.globs("include")?,
             exclude: fields.globs("exclude")?,

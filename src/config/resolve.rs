@@ -14,14 +14,17 @@ use crate::state::openclaw_config::{
 };
 
 /// Fields that may be secret references, or `$NAME` for short.
-const SECRET_FIELDS: [&str; 3] = ["keyId", "applicationKey", "passphrase"];
-/// Variables that stand in for fields that the configuration does not have; the names are those of 0.1.x.
-const FALLBACKS: [(&str, &str); 5] = [
+const SECRET_FIELDS: [&str; 4] = ["keyId", "applicationKey", "passphrase", "recoveryCode"];
+/// Variables that stand in for fields that the configuration does not have; those of 0.1.x have its names.
+const FALLBACKS: [(&str, &str); 8] = [
     ("keyId", "B2_APPLICATION_KEY_ID"),
     ("applicationKey", "B2_APPLICATION_KEY"),
     ("bucket", "B2_BUCKET_NAME"),
     ("region", "B2_REGION"),
     ("endpoint", "B2_ENDPOINT"),
+    ("passphrase", "OPENCLAW_B2_PASSPHRASE"),
+    ("keyFile", "OPENCLAW_B2_KEY_FILE"),
+    ("recoveryCode", "OPENCLAW_B2_RECOVERY_CODE"),
 ];
 /// A file of secrets may be this large, in bytes; the bound is `OpenClaw`'s default.
 const MAX_SECRET_FILE_BYTES: u64 = 1 << 20;
@@ -82,7 +85,9 @@ impl Resolve {
             if !fields.contains_key(field)
                 && let Some(value) = env.get(name)
             {
-                fields.insert(field.into(), value.trim().into());
+                // A passphrase is what it is, to the last space.
+                let value = if field == "passphrase" { value } else { value.trim() };
+                fields.insert(field.into(), value.into());
             }
         }
         let shown = state_dir.to_str().ok_or_else(|| {
@@ -323,6 +328,33 @@ mod tests {
         assert_eq!((target.key_id.as_deref(), key(&target)), (Some("id-env"), "key-env"));
         assert_eq!(target.bucket.as_deref(), Some("bucket-env"));
         assert_eq!(target.endpoint, Endpoint::S3("https://s3.example.org".into()));
+    }
+
+    #[test]
+    fn a_new_machine_takes_what_opens_the_repository_from_the_environment() {
+        let home = Home::plugin("{}", "");
+        let code = "0123P-89AB5-GHJKJ-RSTV1-23456-AAAAZ-ZZZZY";
+        let mut env = B2.to_vec();
+        env.extend([
+            ("OPENCLAW_B2_PASSPHRASE", "to the last space "),
+            ("OPENCLAW_B2_KEY_FILE", "/media/key"),
+            ("OPENCLAW_B2_RECOVERY_CODE", " 0123P 89AB5 GHJKJ RSTV1 23456 AAAAZ ZZZZY\n"),
+        ]);
+        let target = home.resolve(&env);
+        assert_eq!(target.passphrase.unwrap().expose(), "to the last space ");
+        assert_eq!(target.key_file.unwrap(), Path::new("/media/key"));
+        assert_eq!(target.recovery_code.unwrap().expose().replace(' ', "-"), code);
+        env.last_mut().unwrap().1 = "0123P-89AB5";
+        let problem = home.problem(&env);
+        assert!(
+            problem.starts_with("recoveryCode: has 10 letters and digits") && !problem.contains("89AB"),
+            "{problem}"
+        );
+        let alone = Home::plugin(
+            "{ endpoint: 'file:///b', recoveryCode: { source: 'env', provider: 'default', id: 'CODE' } }",
+            "",
+        );
+        assert!(alone.resolve(&[("CODE", code)]).recovery_code.is_some());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::id::{IndexId, PackId, SlotId, SnapshotId};
+use super::id::{IndexId, PackId, SlotId, SnapshotId, unhex};
 use super::legacy::Folders;
 use crate::store::{Listing, ObjectMeta};
 
@@ -21,6 +21,10 @@ pub struct Contents {
     pub slots: Vec<(SlotId, ObjectMeta)>,
     /// Snapshots of 0.1.x. They count nowhere else: not as stored bytes, not for retention, not for keys.
     pub legacy: Arc<Folders>,
+    /// Marks of key slots that were removed, or are about to be.
+    pub removals: Vec<(SlotId, ObjectMeta)>,
+    /// Lists of what was stored before encryption was turned on.
+    pub plain_lists: Vec<ObjectMeta>,
     /// A time that the store's clock has certainly reached: that of its newest object. Ages that are reckoned from it
     /// are never too high, whatever this machine's clock shows.
     pub newest: SystemTime,
@@ -40,6 +44,8 @@ impl Contents {
             indexes: HashMap::new(),
             slots: Vec::new(),
             legacy: Arc::default(),
+            removals: Vec::new(),
+            plain_lists: Vec::new(),
             newest: SystemTime::UNIX_EPOCH,
             bytes: 0,
             objects: 0,
@@ -56,11 +62,18 @@ impl Contents {
                     id.parse().map(|id| contents.packs.insert(id, object.clone())).is_ok()
                 }
                 ["index", id] => id.parse().map(|id| contents.indexes.insert(id, object.clone())).is_ok(),
-                ["keys", name] => name
-                    .strip_suffix(".json")
-                    .and_then(|id| id.parse().ok())
-                    .map(|id| contents.slots.push((id, object.clone())))
-                    .is_some(),
+                ["keys", name] => match (name.strip_suffix(".json"), removed_slot(name)) {
+                    (Some(id), _) => id.parse().map(|id| contents.slots.push((id, object.clone()))).is_ok(),
+                    (_, Some(id)) => {
+                        contents.removals.push((id, object.clone()));
+                        true
+                    }
+                    _ => false,
+                },
+                ["plain", id] if unhex::<16>(id).is_some() => {
+                    contents.plain_lists.push(object.clone());
+                    true
+                }
                 _ => false,
             };
             if known {
@@ -75,6 +88,12 @@ impl Contents {
         contents.snapshots.sort_by(|(a, _), (b, _)| a.order().cmp(b.order()));
         contents.slots.sort_by_key(|(id, object)| (object.modified, *id));
         contents
+    }
+
+    /// Whether a slot is marked as removed: then its object is gone, or about to go.
+    #[must_use]
+    pub fn is_removed(&self, slot: SlotId) -> bool {
+        self.removals.iter().any(|(removed, _)| *removed == slot)
     }
 
     /// Whether a snapshot is listed.
@@ -94,6 +113,13 @@ impl Contents {
     pub fn age(&self, object: &ObjectMeta) -> std::time::Duration {
         self.newest.duration_since(object.modified).unwrap_or_default()
     }
+}
+
+/// The slot that the mark of a removal is about: `<slot id>-<16 random bytes>.removed`.
+fn removed_slot(name: &str) -> Option<SlotId> {
+    let (slot, mark) = name.strip_suffix(".removed")?.split_once('-')?;
+    unhex::<16>(mark)?;
+    slot.parse().ok()
 }
 
 #[cfg(test)]
@@ -128,7 +154,7 @@ mod tests {
         #[test]
         fn a_name_is_known_by_its_own_key_alone(
             keys in prop::collection::vec(prop_oneof![
-                "(keys|packs|index|packs/0[01]|packs/0|packs/é)/0[01]0{29,30}(\\.json|/)?",
+                "(keys|packs|index|plain|packs/0[01]|packs/0|packs/é)/0[01]0{29,30}(\\.json|/|-0{31,32}\\.removed)?",
                 "(safety-)?(20|é)26-02-1[0-9]T00-00-00Z-0000000[0-9A]/(manifest\\.json)?",
                 "\\PC{0,30}",
             ], 0..20),
@@ -137,9 +163,15 @@ mod tests {
             let names: Vec<String> = (known.slots.iter().map(|(id, _)| slot_key(*id)))
                 .chain(known.indexes.keys().map(|id| index_key(*id)))
                 .chain(known.packs.keys().map(|id| pack_key(*id)))
+                .chain(known.removals.iter().map(|(_, object)| object.key.clone()))
+                .chain(known.plain_lists.iter().map(|object| object.key.clone()))
                 .chain(known.snapshots.iter().map(|(id, _)| id.manifest_key()))
                 .collect();
             prop_assert!(names.iter().all(|name| keys.contains(name)));
+            for (id, object) in &known.removals {
+                let start = format!("keys/{id}-");
+                prop_assert!(object.key.starts_with(&start));
+            }
         }
     }
 }

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use minicbor::{Decode, Encode};
 
-use super::id::{ChunkId, IndexId, PackId, random};
+use super::id::{ChunkId, IndexId, MasterKeyId, PackId, random};
 use super::pack::{self, MAX_FRAME, MAX_PACK};
-use super::seal::{HEADER_LENGTH, Header, MasterKey, Role, Sealer, TAG_LENGTH, seal_object};
+use super::seal::{HEADER_LENGTH, Header, MasterKey, Role, open_object, seal_object};
 use crate::error::{Error, Result};
 
 /// The most bytes that an index object may take in memory.
@@ -94,6 +94,12 @@ impl PackEntry {
     /// The ids of its chunks.
     pub fn chunk_ids(&self) -> impl Iterator<Item = ChunkId> + '_ {
         self.frames.iter().flat_map(FrameEntry::chunk_ids)
+    }
+
+    /// Whether its header names no master key.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.header.get(8..24) == Some(&MasterKeyId::NONE.0[..])
     }
 
     /// How many chunks it holds.
@@ -186,14 +192,7 @@ pub fn open_index<'k>(
     stored: &[u8],
     key: impl FnOnce(&Header, &str) -> Result<&'k MasterKey>,
 ) -> Result<Vec<u8>> {
-    let name = index_key(id);
-    let header = Header::parse(stored, Role::Index, &name)?;
-    if stored.len() < HEADER_LENGTH + TAG_LENGTH {
-        return Err(Error::corrupt(&name, "it was cut"));
-    }
-    Sealer::with_header(key(&header, &name)?, header, &name)
-        .open(0, true, &stored[HEADER_LENGTH..])
-        .ok_or_else(|| Error::corrupt(&name, "its bytes were changed"))
+    open_object(stored, Role::Index, &index_key(id), key)
 }
 
 /// Where one chunk lies.
@@ -222,6 +221,8 @@ pub struct Index {
     pub unreadable: Vec<String>,
     /// Packs whose entries were read from the packs themselves, because index objects were lost.
     pub recovered: Vec<PackId>,
+    /// Whether plain packs serve reads alone: the repository is encrypted by now.
+    pub sealed: bool,
 }
 
 /// A pack as the index knows it.
@@ -278,10 +279,16 @@ impl Index {
         self.chunks.get(&id).copied()
     }
 
-    /// Whether a push may rely on the chunk being there: it lies in a pack that nobody condemned.
+    /// Whether a push may rely on the chunk being there.
     #[must_use]
     pub fn has_live(&self, id: ChunkId) -> bool {
-        self.chunks.get(&id).is_some_and(|at| !self.packs[at.pack as usize].condemned)
+        self.chunks.get(&id).is_some_and(|at| self.is_live(&self.packs[at.pack as usize]))
+    }
+
+    /// Whether a push may rely on the pack: nobody condemned it, and it is sealed where everything new is.
+    #[must_use]
+    pub fn is_live(&self, pack: &IndexedPack) -> bool {
+        !(pack.condemned || self.sealed && pack.entry.is_plain())
     }
 
     /// The pack with this name.
@@ -318,7 +325,7 @@ mod bytes16 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::id::{MasterKeyId, hex, unhex};
+    use super::super::id::{hex, unhex};
     use super::*;
     use proptest::prelude::*;
 

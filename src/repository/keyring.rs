@@ -4,14 +4,17 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use zeroize::Zeroizing;
 
 use super::id::{MasterKeyId, SlotId};
+use super::plain::PlainObjects;
+use super::recovery_code::RecoveryCode;
 use super::seal::{Header, MasterKey};
-use super::slot::{Slot, SlotKind};
+use super::slot::{Retirement, Slot, SlotKind};
 use crate::config::{Secret, Target};
 use crate::error::{Code, Error, Result};
 
@@ -34,8 +37,12 @@ impl Secrets {
     pub fn of(target: &Target) -> Result<Self> {
         let application_key = target.application_key.clone().map(|secret| (SlotKind::ApplicationKey, secret));
         let passphrase = target.passphrase.clone().map(|secret| (SlotKind::Passphrase, secret));
-        let key_file = target.key_file.as_deref().map(read_key_file).transpose()?.map(|key| (SlotKind::KeyFile, key));
-        let secrets = application_key.into_iter().chain(passphrase).chain(key_file).collect();
+        let key_file = target.key_file.as_deref().map(key_file).transpose()?;
+        let recovery_code = match &target.recovery_code {
+            Some(code) => Some((SlotKind::RecoveryCode, RecoveryCode::parse(code.expose())?.secret())),
+            None => None,
+        };
+        let secrets = application_key.into_iter().chain(passphrase).chain(key_file).chain(recovery_code).collect();
         Ok(Self { encrypt: target.encrypt, secrets })
     }
 
@@ -45,11 +52,32 @@ impl Secrets {
         Self { encrypt: true, secrets: Vec::new() }
     }
 
-    /// Those that a new repository gets a slot for, each with its kind. The storage service knows the application key, so
-    /// that a slot for it protects from everybody but the service. Whoever configures a secret of their own wants more.
+    /// One alone.
+    #[must_use]
+    pub fn only(kind: SlotKind, secret: &Secret) -> Self {
+        Self::none().with([(kind, secret.clone())])
+    }
+
+    /// These, and others that are not configured.
+    #[must_use]
+    pub fn with(mut self, other: impl IntoIterator<Item = (SlotKind, Secret)>) -> Self {
+        self.secrets.extend(other);
+        self
+    }
+
+    /// Each with its kind.
+    pub fn iter(&self) -> impl Iterator<Item = &(SlotKind, Secret)> {
+        self.secrets.iter()
+    }
+
+    /// Those that a new repository gets a slot for. The storage service knows the application key, so that a slot for it
+    /// protects from everybody but the service. Whoever configures a secret of their own wants more. A recovery code is
+    /// printed for a repository that exists.
     pub fn for_new_slots(&self) -> impl Iterator<Item = &(SlotKind, Secret)> {
-        let own = self.secrets.iter().any(|(kind, _)| *kind != SlotKind::ApplicationKey);
-        self.secrets.iter().filter(move |(kind, _)| !own || *kind != SlotKind::ApplicationKey)
+        let own = self.secrets.iter().any(|(kind, _)| kind.is_configured_to_open());
+        let wanted =
+            move |kind| if own { SlotKind::is_configured_to_open(kind) } else { kind == SlotKind::ApplicationKey };
+        self.secrets.iter().filter(move |(kind, _)| wanted(*kind))
     }
 
     /// Unwraps the master key of a slot; `None` when no secret fits. Takes as long as scrypt does.
@@ -66,6 +94,14 @@ impl Secrets {
         }
         Ok(None)
     }
+}
+
+/// The content of a key file, as what opens a slot.
+///
+/// # Errors
+/// `CONFIG` when it cannot be read, is empty or too large.
+pub fn key_file(path: &Path) -> Result<(SlotKind, Secret)> {
+    read_key_file(path).map(|secret| (SlotKind::KeyFile, secret))
 }
 
 fn read_key_file(path: &Path) -> Result<Secret> {
@@ -87,26 +123,31 @@ fn read_key_file(path: &Path) -> Result<Secret> {
 pub struct Keyring {
     keys: HashMap<MasterKeyId, MasterKey>,
     writing: MasterKeyId,
+    /// Whether another key has taken the place of the one for writing, and is not on the ring.
+    is_retired: bool,
     /// Keys that exist but that no configured secret opens.
     closed: Vec<MasterKeyId>,
+    /// What was stored before encryption was turned on.
+    plain: Arc<PlainObjects>,
 }
 
 impl Keyring {
     /// The keyring of an unencrypted repository.
     #[must_use]
     pub fn plain() -> Self {
-        let key = MasterKey::plain();
-        Self { writing: key.id, keys: HashMap::from([(key.id, key)]), closed: Vec::new() }
+        Self::single(MasterKey::plain())
     }
 
-    /// A keyring of one new key.
+    /// A keyring of one key.
     #[must_use]
     pub fn single(key: MasterKey) -> Self {
-        Self { writing: key.id, keys: HashMap::from([(key.id, key)]), closed: Vec::new() }
+        let (writing, keys) = (key.id, HashMap::from([(key.id, key)]));
+        Self { writing, keys, is_retired: false, closed: Vec::new(), plain: Arc::default() }
     }
 
-    /// Opens what the secrets open. `slots` are in the order of their making, by the store's clock, then by id: the first
-    /// master key in that order is the one that everybody writes with. `opened` holds keys that were unwrapped before.
+    /// Opens what the secrets open. `slots` are in the order of their making, by the store's clock, then by id: of the
+    /// master keys that none has retired, the first in that order is the one that everybody writes with. `opened` holds
+    /// keys that were unwrapped before.
     ///
     /// # Errors
     /// `WRONG_KEY` when no slot opens, `CORRUPT` when all are damaged.
@@ -115,8 +156,8 @@ impl Keyring {
         slots: &[(SlotId, Result<Slot>)],
         mut opened: HashMap<SlotId, MasterKey>,
     ) -> Result<Self> {
-        let mut keys = HashMap::new();
-        let mut writing = None;
+        let mut keys: HashMap<MasterKeyId, MasterKey> = HashMap::new();
+        let mut order = Vec::new();
         let mut closed = Vec::new();
         let mut damage = None;
         for (id, slot) in slots {
@@ -125,6 +166,9 @@ impl Keyring {
                 continue;
             };
             let master = slot.master_key()?;
+            if !order.contains(&master) {
+                order.push(master);
+            }
             if keys.contains_key(&master) {
                 continue;
             }
@@ -133,28 +177,76 @@ impl Keyring {
                 None => secrets.open(slot)?,
             };
             if let Some(key) = key {
-                writing = writing.or(Some(key.id));
                 keys.insert(key.id, key);
             } else {
                 closed.push(master);
             }
         }
         closed.retain(|id| !keys.contains_key(id));
-        match (writing, damage) {
-            (Some(writing), _) => Ok(Self { keys, writing, closed }),
+        let sound = || slots.iter().filter_map(|(_, slot)| slot.as_ref().ok());
+        let is_retired = |key: &MasterKey| sound().any(|slot| slot.retires_key(key));
+        let mut ring = order.iter().filter_map(|id| keys.get(id));
+        let current = ring.clone().find(|key| !is_retired(key)).map(|key| (key.id, false));
+        match (current.or(ring.next().map(|key| (key.id, true))), damage) {
+            (Some((writing, is_retired)), _) => Ok(Self { keys, writing, is_retired, closed, plain: Arc::default() }),
             (None, Some(damage)) if closed.is_empty() => Err(Error::new(Code::Corrupt, damage)),
-            (None, _) => Err(Error::new(Code::WrongKey, "none of the configured secrets opens this repository")
-                .advise("its backups were made with another applicationKey or passphrase; configure that one")),
+            (None, _) => Err(wrong_key(&sound().map(|slot| slot.kind).collect::<Vec<_>>())),
         }
     }
 
     /// The key that new objects are sealed with.
     ///
+    /// # Errors
+    /// `WRONG_KEY` when the keys were rotated and the configured secrets open the old ones alone.
+    pub fn writing(&self) -> Result<&MasterKey> {
+        if self.is_retired {
+            return Err(Error::new(Code::WrongKey, "the keys of this repository were rotated, and none of the configured secrets opens the new one")
+                .advise("configure a secret that `key list` shows for the new key on another machine, or run `key add` there for one of this machine"));
+        }
+        Ok(self.naming())
+    }
+
+    /// The key that names chunks, where nothing is written.
+    ///
     /// # Panics
     /// Never: it is one of the keys by construction.
     #[must_use]
-    pub fn writing(&self) -> &MasterKey {
+    pub fn naming(&self) -> &MasterKey {
         self.keys.get(&self.writing).expect("the writing key is on the ring")
+    }
+
+    /// Every key on the ring.
+    pub fn keys(&self) -> impl Iterator<Item = &MasterKey> {
+        self.keys.values()
+    }
+
+    /// What slots of `key` have to say of the other keys on the ring that it takes the place of.
+    #[must_use]
+    pub fn retirements_by<'s>(
+        &self,
+        key: MasterKeyId,
+        slots: impl Iterator<Item = &'s Slot> + Clone,
+    ) -> Vec<Retirement> {
+        let by_key = slots.filter(|slot| slot.master_key().is_ok_and(|id| id == key));
+        let retired = self.keys.values().filter(|other| by_key.clone().any(|slot| slot.retires_key(other)));
+        retired.map(|other| Retirement::new(other, key)).collect()
+    }
+
+    /// Whether this is the keyring of an unencrypted repository.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.writing == MasterKeyId::NONE
+    }
+
+    /// Accepts these plain objects besides sealed ones.
+    pub fn accept(&mut self, plain: PlainObjects) {
+        Arc::make_mut(&mut self.plain).extend(plain);
+    }
+
+    /// Whether an object of that name was stored before encryption was turned on.
+    #[must_use]
+    pub fn accepts(&self, name: &str) -> bool {
+        self.plain.names(name)
     }
 
     /// The key that an object's header names.
@@ -176,4 +268,55 @@ impl Keyring {
             Err(Error::corrupt(name, "it is sealed with a key that this repository does not hold"))
         }
     }
+
+    /// [`Keyring::find`] for a manifest or an index object, which may also be one of those that were there before
+    /// encryption was turned on.
+    ///
+    /// # Errors
+    /// Those of [`Keyring::find`].
+    pub fn find_for(&self, header: &Header, name: &str, stored: &[u8]) -> Result<&MasterKey> {
+        if header.master_key == MasterKeyId::NONE && self.plain.holds(name, stored) {
+            return Ok(MasterKey::PLAIN);
+        }
+        self.find(header, name)
+    }
+
+    /// [`Keyring::find`] for a pack whose header an index object has, which may also be a plain one: what the index
+    /// object says was accepted, and a chunk's id proves its content.
+    ///
+    /// # Errors
+    /// Those of [`Keyring::find`].
+    pub fn find_for_pack(&self, header: &Header, name: &str) -> Result<&MasterKey> {
+        if header.master_key == MasterKeyId::NONE && !self.plain.is_empty() {
+            return Ok(MasterKey::PLAIN);
+        }
+        self.find(header, name)
+    }
+}
+
+/// None of the configured secrets opens a slot: what does, and what to do.
+fn wrong_key(kinds: &[SlotKind]) -> Error {
+    let all = [
+        (SlotKind::ApplicationKey, "an application key"),
+        (SlotKind::Passphrase, "a passphrase"),
+        (SlotKind::KeyFile, "a key file"),
+        (SlotKind::RecoveryCode, "a recovery code"),
+    ];
+    let names: Vec<&str> = all.iter().filter(|(kind, _)| kinds.contains(kind)).map(|(_, name)| *name).collect();
+    let mut ways = Vec::new();
+    if kinds.contains(&SlotKind::ApplicationKey) {
+        ways.push(
+            "if the application key was replaced, put the old one into an environment variable and run \
+                   `key add --old-application-key-env <its name>` with the new one configured",
+        );
+    }
+    if kinds.iter().any(|kind| kind.is_configured_to_open()) {
+        ways.push("configure the passphrase or keyFile that was in use");
+    }
+    if kinds.contains(&SlotKind::RecoveryCode) {
+        ways.push("set OPENCLAW_B2_RECOVERY_CODE to the recovery code");
+    }
+    let problem =
+        format!("none of the configured secrets opens this repository; what opens it is {}", names.join(" or "));
+    Error::new(Code::WrongKey, problem).advise(ways.join("; or "))
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::contents::Contents;
-use super::id::{IndexId, PackId, SlotId, SnapshotId};
+use super::id::{IndexId, MasterKeyId, PackId, SlotId, SnapshotId};
 use super::index::{Index, IndexObject, PackEntry, index_key, open_index};
 use super::keyring::{Keyring, Secrets};
 use super::manifest::{MAX_MANIFEST, Summary};
 use super::pack::{MAX_PACK, pack_key};
-use super::seal::MasterKey;
+use super::plain::{MAX_PLAIN_LIST, PlainObjects};
+use super::seal::{Header, MasterKey};
 use super::slot::{Slot, slot_key};
 use crate::cache::Cache;
 use crate::commands::Operation;
@@ -21,7 +22,7 @@ use crate::store::{self, SharedStore, StoreStats, Traffic};
 use crate::task::blocking;
 
 /// The largest key slot that is read.
-const MAX_SLOT: u64 = 64 << 10;
+pub(super) const MAX_SLOT: u64 = 64 << 10;
 /// The largest index object that is read.
 const MAX_INDEX_OBJECT: u64 = 128 << 20;
 /// How often an index that changes under the reader is listed again before giving up.
@@ -39,6 +40,10 @@ pub struct Repository {
     pub contents: Contents,
     /// Its keys.
     pub keyring: Keyring,
+    /// Its sound slots, in the order of their making.
+    pub slots: Arc<Vec<(SlotId, Slot)>>,
+    /// What the owner should know of the opening, one sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// What to do when there is no repository yet.
@@ -46,7 +51,7 @@ pub struct Repository {
 pub enum IfMissing {
     /// Nothing: it is an empty one.
     ReadAsEmpty,
-    /// Make its key slots.
+    /// Make its key slots. Where there are some, those of configured secrets that have none are made too.
     Create,
 }
 
@@ -63,7 +68,20 @@ impl Repository {
         if_missing: IfMissing,
         operation: &Operation,
     ) -> Result<Self> {
-        let secrets = Secrets::of(target)?;
+        Self::open_with(target, Secrets::of(target)?, cache, if_missing, operation).await
+    }
+
+    /// [`Repository::open`] with other secrets than those that are configured.
+    ///
+    /// # Errors
+    /// Those of [`Repository::open`].
+    pub async fn open_with(
+        target: &Target,
+        secrets: Secrets,
+        cache: Option<Arc<Cache>>,
+        if_missing: IfMissing,
+        operation: &Operation,
+    ) -> Result<Self> {
         let remembered = {
             let (cache, secrets) = (cache.clone(), secrets.clone());
             blocking(move || Ok(open_remembered_slots(cache.as_deref(), &secrets)))
@@ -71,66 +89,124 @@ impl Repository {
         let store::Opened { store, traffic } = store::open(target, &operation.cancel).await?;
         let contents = Contents::new(store.list("").await?);
         let (slots, opened) = remembered.await?;
-        let mut repository = Self { store, traffic, cache, contents, keyring: Keyring::plain() };
-        repository.keyring = repository.open_keyring(secrets, slots, opened, if_missing).await?;
+        let mut repository = Self {
+            store,
+            traffic,
+            cache,
+            contents,
+            keyring: Keyring::plain(),
+            slots: Arc::default(),
+            warnings: Vec::new(),
+        };
+        repository.open_keyring(secrets, slots, opened, if_missing, operation).await?;
         Ok(repository)
     }
 
-    async fn open_keyring(
-        &self,
-        secrets: Secrets,
-        mut remembered: HashMap<SlotId, Vec<u8>>,
-        opened: HashMap<SlotId, MasterKey>,
-        if_missing: IfMissing,
-    ) -> Result<Keyring> {
-        if !secrets.encrypt {
-            return if self.contents.slots.is_empty() {
-                Ok(Keyring::plain())
-            } else {
-                Err(Error::config("encrypt", "is false, but this repository is encrypted")
-                    .advise("remove `encrypt: false`, or choose another prefix for unencrypted backups"))
-            };
+    /// The repository with every listed slot, also where no secret opens one: then it has the keyring of an unencrypted
+    /// one.
+    ///
+    /// # Errors
+    /// Those of [`store::open`] and of the store.
+    pub async fn look(
+        target: &Target,
+        cache: Option<Arc<Cache>>,
+        operation: &Operation,
+    ) -> Result<(Self, Vec<(SlotId, Result<Slot>)>)> {
+        let secrets = Secrets::of(target)?;
+        let store::Opened { store, traffic } = store::open(target, &operation.cancel).await?;
+        let contents = Contents::new(store.list("").await?);
+        let (keyring, slots, warnings) = (Keyring::plain(), Arc::default(), Vec::new());
+        let mut repository = Self { store, traffic, cache, contents, keyring, slots, warnings };
+        let slots = repository.read_slots().await?;
+        let (opened, slots) = blocking(move || Ok((Keyring::open(&secrets, &slots, HashMap::new()), slots))).await?;
+        match opened {
+            Ok(keyring) => repository.keyring = keyring,
+            Err(error) if matches!(error.code(), Code::WrongKey | Code::Corrupt) => {}
+            Err(error) => return Err(error),
         }
-        if self.contents.slots.is_empty() {
-            return match if_missing {
-                IfMissing::Create if !opened.is_empty() => self.put_slots_back(&remembered, opened).await,
-                // A new key among what was sealed with another one, or not at all, would open nothing, and would keep
-                // both this program and a machine that still remembers the slots from reading it.
-                _ if self.contents.holds_something() => {
-                    Err(Error::config("encrypt", "is true, but no key slot is left in this repository")
-                        .advise("if it was never encrypted, choose another prefix, or `encrypt: false` to read it; \
-                                 if it was, the objects below keys/ are lost: push from a machine that has pushed before"))
-                }
-                IfMissing::Create => self.create(&secrets).await,
-                // Nothing can be read with it, and nothing is there to be read.
-                IfMissing::ReadAsEmpty => Ok(Keyring::single(MasterKey::generate()?)),
-            };
-        }
-        let mut slots = Vec::new();
-        for (id, object) in &self.contents.slots {
-            let bytes = match remembered.remove(id) {
-                Some(bytes) => Ok(Bytes::from(bytes)),
-                None => self.get_bounded(&slot_key(*id), object.size, MAX_SLOT).await,
-            };
-            let slot = match bytes {
-                Ok(bytes) => Slot::parse(&bytes, *id).inspect(|_| self.remember(slot_key(*id), &bytes)),
-                Err(error) if matches!(error.code(), Code::NotFound | Code::Corrupt) => Err(error),
-                Err(error) => return Err(error),
-            };
-            slots.push((*id, slot));
-        }
-        blocking(move || Keyring::open(&secrets, &slots, opened)).await
+        Ok((repository, slots))
     }
 
-    /// Makes a master key and its slots.
-    async fn create(&self, secrets: &Secrets) -> Result<Keyring> {
-        let key = MasterKey::generate()?;
+    async fn open_keyring(
+        &mut self,
+        secrets: Secrets,
+        remembered: HashMap<SlotId, Vec<u8>>,
+        opened: HashMap<SlotId, MasterKey>,
+        if_missing: IfMissing,
+        operation: &Operation,
+    ) -> Result<()> {
+        let (create, is_empty) = (if_missing == IfMissing::Create, !self.contents.holds_something());
+        let is_listed = |id: &SlotId| self.contents.slots.iter().any(|(listed, _)| listed == id);
+        // Slots that are gone from among others were removed.
+        if !self.contents.slots.is_empty() && !remembered.keys().all(is_listed) {
+            self.forget_slots(|id| is_listed(&id));
+        }
+        if !secrets.encrypt {
+            if self.contents.slots.is_empty() && (is_empty || remembered.is_empty()) {
+                if create && !remembered.is_empty() {
+                    // Those of a repository that is gone.
+                    self.forget_slots(|_| false);
+                }
+                return Ok(());
+            }
+            return Err(Error::config("encrypt", "is false, but this repository is encrypted")
+                .advise("remove `encrypt: false`, or choose another prefix for unencrypted backups"));
+        }
+        if self.contents.slots.is_empty() {
+            let put_back = create && opened.keys().any(|id| !self.contents.is_removed(*id));
+            if put_back {
+                self.keyring = self.put_slots_back(&remembered, opened).await?;
+            } else if is_empty {
+                // Without `Create` nothing can be read with the key, and nothing is there to be read.
+                let key = MasterKey::generate()?;
+                if create {
+                    self.make_slots(&key, &secrets).await?;
+                }
+                self.keyring = Keyring::single(key);
+            } else {
+                self.turn_on(&secrets, if_missing, operation).await?;
+            }
+            return self.accept_plain().await;
+        }
+        let slots = self.read_slots().await?;
+        let covering = create.then(|| secrets.clone());
+        self.keyring = blocking(move || Keyring::open(&secrets, &slots, opened)).await?;
+        self.accept_plain().await?;
+        if let Some(secrets) = covering {
+            // What is about to write must have the key for it.
+            self.keyring.writing()?;
+            let warnings = self.cover(&secrets).await?;
+            self.warnings.extend(warnings);
+        }
+        Ok(())
+    }
+
+    /// Reads the listed slots, and keeps the sound ones.
+    ///
+    /// # Errors
+    /// Those of the store, but for slots that are damaged or gone.
+    pub async fn read_slots(&mut self) -> Result<Vec<(SlotId, Result<Slot>)>> {
+        let mut slots = Vec::new();
+        for (id, object) in &self.contents.slots {
+            let slot = self.get_checked(&slot_key(*id), object.size, MAX_SLOT, |bytes| Slot::parse(bytes, *id)).await;
+            match slot {
+                Err(error) if !matches!(error.code(), Code::NotFound | Code::Corrupt) => return Err(error),
+                slot => slots.push((*id, slot)),
+            }
+        }
+        let sound = slots.iter().filter_map(|(id, slot)| Some((*id, slot.as_ref().ok()?.clone())));
+        self.slots = Arc::new(sound.collect());
+        Ok(slots)
+    }
+
+    /// Makes the first slots of a master key.
+    async fn make_slots(&self, key: &MasterKey, secrets: &Secrets) -> Result<()> {
         let made = {
             let (key, secrets) = (key.clone(), secrets.clone());
             blocking(move || {
                 secrets
                     .for_new_slots()
-                    .map(|(kind, secret)| Slot::wrap(&key, *kind, secret))
+                    .map(|(kind, secret)| Slot::wrap(&key, Vec::new(), *kind, secret))
                     .collect::<Result<Vec<_>>>()
             })
         };
@@ -138,12 +214,113 @@ impl Repository {
         if made.is_empty() {
             return Err(Error::config("applicationKey", "an encrypted repository needs it, or a passphrase"));
         }
-        for (id, slot) in made {
-            let bytes = slot.to_bytes();
-            self.store.put(&slot_key(id), Bytes::from(bytes.clone())).await?;
-            self.remember(slot_key(id), &bytes);
+        self.put_slots(made).await
+    }
+
+    /// Turns encryption on where everything is plain: what is there now stays readable, nothing plain that comes later is.
+    ///
+    /// The list of what is there is written before the first slot. An interruption between the two leaves a list that
+    /// nobody can open, and an unencrypted repository.
+    async fn turn_on(&mut self, secrets: &Secrets, if_missing: IfMissing, operation: &Operation) -> Result<()> {
+        let plain = self.plain_objects(PlainObjects::default(), operation).await?;
+        if if_missing == IfMissing::ReadAsEmpty {
+            return Err(Error::config("encrypt", "is true, but nothing in this repository is encrypted yet")
+                .advise("the next push turns encryption on; to read it before, set `encrypt: false`"));
         }
-        Ok(Keyring::single(key))
+        let key = MasterKey::generate()?;
+        self.put_plain_list(&plain, &key).await?;
+        self.make_slots(&key, secrets).await?;
+        // A push that had begun before the first slot may have ended meanwhile.
+        self.refresh().await?;
+        let late = self.plain_objects(plain.clone(), operation).await?;
+        self.put_plain_list(&late, &key).await?;
+        self.keyring = Keyring::single(key);
+        let names = self.contents.snapshots.iter().map(|(id, _)| id.manifest_key());
+        let snapshots = names.filter(|name| plain.names(name) || late.names(name)).count();
+        if snapshots > 0 {
+            self.warnings.push(format!(
+                "encryption is on from now on; snapshots that were taken before stay as they are, unencrypted: {snapshots}"
+            ));
+        }
+        self.refresh().await
+    }
+
+    async fn put_plain_list(&self, plain: &PlainObjects, key: &MasterKey) -> Result<()> {
+        if plain.is_empty() {
+            return Ok(());
+        }
+        let (name, sealed) = plain.seal(key)?;
+        self.store.put(&name, Bytes::from(sealed)).await
+    }
+
+    /// The manifests and index objects that are there and that `known` does not have, all of them plain and sound.
+    async fn plain_objects(&self, known: PlainObjects, operation: &Operation) -> Result<PlainObjects> {
+        let lost = || {
+            Error::config("encrypt", "is true, but no key slot is left in this repository")
+                .advise("the objects below keys/ are lost: push from a machine that has pushed before")
+        };
+        let find = |header: &Header, _: &str| {
+            if header.master_key == MasterKeyId::NONE { Ok(MasterKey::PLAIN) } else { Err(lost()) }
+        };
+        let damaged = |error: Error| {
+            let problem = format!("cannot be turned on while the repository is damaged: {error}");
+            Error::config("encrypt", problem)
+                .advise("set `encrypt: false`, run `verify`, remove what it names, and push once")
+                .because(error)
+        };
+        if self.contents.indexes.is_empty() && !self.contents.snapshots.is_empty() {
+            return Err(damaged(Error::new(Code::Corrupt, "its index is lost")));
+        }
+        let mut objects = PlainObjects::default();
+        for (id, object) in &self.contents.snapshots {
+            operation.check()?;
+            let name = id.manifest_key();
+            if known.names(&name) {
+                continue;
+            }
+            let bytes = match self.get_bounded(&name, object.size, MAX_MANIFEST).await {
+                Err(error) if error.code() == Code::NotFound => continue,
+                bytes => bytes?,
+            };
+            match Summary::from_manifest(id, &bytes, find) {
+                Err(error) if error.code() == Code::Corrupt => return Err(damaged(error)),
+                summary => summary?,
+            };
+            objects.add(name, &bytes);
+        }
+        for (id, object) in &self.contents.indexes {
+            operation.check()?;
+            let name = index_key(*id);
+            if known.names(&name) {
+                continue;
+            }
+            let bytes = match self.get_bounded(&name, object.size, MAX_INDEX_OBJECT).await {
+                Err(error) if error.code() == Code::NotFound => continue,
+                bytes => bytes?,
+            };
+            match open_index(*id, &bytes, find) {
+                Err(error) if error.code() == Code::Corrupt => return Err(damaged(error)),
+                compressed => compressed?,
+            };
+            objects.add(name, &bytes);
+        }
+        Ok(objects)
+    }
+
+    /// Accepts what the sealed lists name that the keys open. One that no key opens was left by an interruption.
+    async fn accept_plain(&mut self) -> Result<()> {
+        for object in &self.contents.plain_lists {
+            let open =
+                |stored: &[u8]| PlainObjects::open(&object.key, stored, |header, name| self.keyring.find(header, name));
+            match self.get_checked(&object.key, object.size, MAX_PLAIN_LIST, open).await {
+                Ok(plain) => self.keyring.accept(plain),
+                Err(error) if matches!(error.code(), Code::Corrupt | Code::WrongKey | Code::NotFound) => {
+                    tracing::warn!(%error, "a list of plain objects cannot be read");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Stores the slots again that this machine remembers and the store has lost: with them, what was sealed before
@@ -154,7 +331,8 @@ impl Repository {
         opened: HashMap<SlotId, MasterKey>,
     ) -> Result<Keyring> {
         let mut slots = Vec::new();
-        for (id, bytes) in remembered.iter().filter(|(id, _)| opened.contains_key(id)) {
+        let stays = |id: &SlotId| opened.contains_key(id) && !self.contents.is_removed(*id);
+        for (id, bytes) in remembered.iter().filter(|(id, _)| stays(id)) {
             self.store.put(&slot_key(*id), Bytes::from(bytes.clone())).await?;
             slots.push((*id, Slot::parse(bytes, *id)));
         }
@@ -189,6 +367,29 @@ impl Repository {
         self.cache.as_ref().and_then(|cache| cache.object(key))
     }
 
+    /// A small immutable object, from the cache or the store. What is remembered are the stored bytes: they prove
+    /// themselves to `check` each time.
+    ///
+    /// # Errors
+    /// Those of `check` and of the store; `CORRUPT` when it is larger than `limit`.
+    pub(super) async fn get_checked<T>(
+        &self,
+        key: &str,
+        listed: u64,
+        limit: u64,
+        check: impl Fn(&[u8]) -> Result<T>,
+    ) -> Result<T> {
+        if let Some(bytes) = self.remembered(key)
+            && let Ok(checked) = check(&bytes)
+        {
+            return Ok(checked);
+        }
+        let bytes = self.get_bounded(key, listed, limit).await?;
+        let checked = check(&bytes)?;
+        self.remember(key.to_owned(), &bytes);
+        Ok(checked)
+    }
+
     pub(super) async fn get_bounded(&self, key: &str, listed: u64, limit: u64) -> Result<Bytes> {
         if listed > limit {
             return Err(Error::corrupt(key, format!("it is {listed} bytes long, of which {limit} are allowed")));
@@ -203,19 +404,11 @@ impl Repository {
     /// meanwhile, and those of the store.
     pub async fn summary(&self, id: &SnapshotId) -> Result<Summary> {
         let name = id.manifest_key();
-        let find = |header: &_, name: &str| self.keyring.find(header, name);
-        // The stored bytes are remembered, not the opened ones: they prove themselves again each time.
-        if let Some(bytes) = self.remembered(&name)
-            && let Ok(summary) = Summary::from_manifest(id, &bytes, find)
-        {
-            return Ok(summary);
-        }
         let listed = self.contents.snapshots.iter().find(|(known, _)| known == id).map_or(0, |(_, object)| object.size);
-        let bytes =
-            self.get_bounded(&name, listed, MAX_MANIFEST).await.map_err(|error| error.in_snapshot(id.as_str()))?;
-        let summary = Summary::from_manifest(id, &bytes, find)?;
-        self.remember(name, &bytes);
-        Ok(summary)
+        let read =
+            |bytes: &[u8]| Summary::from_manifest(id, bytes, |header, name| self.keyring.find_for(header, name, bytes));
+        let summary = self.get_checked(&name, listed, MAX_MANIFEST, read).await;
+        summary.map_err(|error| error.in_snapshot(id.as_str()))
     }
 
     /// Loads every index object. One that vanishes meanwhile was replaced by another machine: the listing is read again.
@@ -252,10 +445,11 @@ impl Repository {
             objects.push(IndexObject { live: packs, condemned: Vec::new() });
         }
         let packs = self.contents.packs.clone();
+        let sealed = !self.keyring.is_plain();
         let usable = move |pack: &PackEntry| packs.get(&pack.id).is_some_and(|stored| stored.size == pack.size);
         let build = move || {
             let mut index = Index::new(objects, usable);
-            (index.unreadable, index.recovered) = (unreadable, recovered);
+            (index.unreadable, index.recovered, index.sealed) = (unreadable, recovered, sealed);
             Ok(index)
         };
         blocking(build).await
@@ -304,7 +498,7 @@ impl Repository {
         }
         let listed = self.contents.indexes.get(&id).map_or(0, |object| object.size);
         let stored = self.get_bounded(&key, listed, MAX_INDEX_OBJECT).await?;
-        let compressed = open_index(id, &stored, |header, name| self.keyring.find(header, name))?;
+        let compressed = open_index(id, &stored, |header, name| self.keyring.find_for(header, name, &stored))?;
         let object = IndexObject::from_compressed(&compressed, &key)?;
         self.remember(key, &compressed);
         Ok(object)
@@ -315,7 +509,7 @@ impl Repository {
     /// # Errors
     /// Those of the store; `IO`.
     pub async fn put_index(&self, object: &IndexObject) -> Result<IndexId> {
-        let (id, sealed, compressed) = object.seal(self.keyring.writing())?;
+        let (id, sealed, compressed) = object.seal(self.keyring.writing()?)?;
         self.store.put(&index_key(id), Bytes::from(sealed)).await?;
         self.remember(index_key(id), &compressed);
         Ok(id)
@@ -364,15 +558,36 @@ mod tests {
     /// A push with `encrypt` switched on used to put a key slot beside plain snapshots: from then on they could be read
     /// neither with the switch on nor off. It did the same where slots had been deleted.
     #[tokio::test]
-    async fn no_key_is_made_where_something_is_stored_without_one() {
+    async fn no_key_is_made_where_something_is_sealed_with_one_that_is_lost() {
         let folder = tempfile::tempdir().unwrap();
-        let plain = open(folder.path(), false, IfMissing::Create).await.unwrap();
-        plain.put_index(&IndexObject::default()).await.unwrap();
+        let sealed = open(folder.path(), true, IfMissing::Create).await.unwrap();
+        sealed.put_index(&IndexObject::default()).await.unwrap();
+        std::fs::remove_dir_all(folder.path().join("keys")).unwrap();
         for if_missing in [IfMissing::Create, IfMissing::ReadAsEmpty] {
-            assert_eq!(open(folder.path(), true, if_missing).await.unwrap_err().code(), Code::Config);
+            let error = open(folder.path(), true, if_missing).await.unwrap_err();
+            assert_eq!(error.code(), Code::Config);
+            assert!(error.to_string().contains("no key slot is left"), "{error}");
         }
         assert!(!folder.path().join("keys").exists());
-        open(folder.path(), false, IfMissing::ReadAsEmpty).await.unwrap().load_index().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn only_what_writes_turns_encryption_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = open(folder.path(), false, IfMissing::Create).await.unwrap();
+        let before = plain.put_index(&IndexObject::default()).await.unwrap();
+        let error = open(folder.path(), true, IfMissing::ReadAsEmpty).await.unwrap_err();
+        assert!(error.code() == Code::Config && error.to_string().contains("next push"), "{error}");
+        assert!(!folder.path().join("keys").exists());
+        open(folder.path(), true, IfMissing::Create).await.unwrap();
+        let after = plain.put_index(&IndexObject::default()).await.unwrap();
+        for if_missing in [IfMissing::Create, IfMissing::ReadAsEmpty] {
+            let mut opened = open(folder.path(), true, if_missing).await.unwrap();
+            opened.index_object(before).await.unwrap();
+            assert_eq!(opened.index_object(after).await.unwrap_err().code(), Code::Corrupt);
+            assert_eq!(opened.load_index().await.unwrap().unreadable.len(), 1);
+        }
+        assert_eq!(open(folder.path(), false, IfMissing::ReadAsEmpty).await.unwrap_err().code(), Code::Config);
     }
 
     /// Its id and parameters were looked at when it was read, its other fields only when it was tried; and then the error
@@ -380,8 +595,8 @@ mod tests {
     #[tokio::test]
     async fn one_damaged_slot_does_not_close_a_repository_that_another_opens() {
         let folder = tempfile::tempdir().unwrap();
-        let key = open(folder.path(), true, IfMissing::Create).await.unwrap().keyring.writing().clone();
-        let (sound, slot) = Slot::wrap(&key, SlotKind::ApplicationKey, &Secret::new("key")).unwrap();
+        let key = open(folder.path(), true, IfMissing::Create).await.unwrap().keyring.naming().clone();
+        let (sound, slot) = Slot::wrap(&key, Vec::new(), SlotKind::ApplicationKey, &Secret::new("key")).unwrap();
         let text = String::from_utf8(slot.to_bytes()).unwrap();
         let damaged = folder.path().join(slot_key(SlotId([0; 16])));
         for (from, to) in [("\"masterKey\": \"", "\"masterKey\": \"x"), ("\"wrapped\": \"", "\"wrapped\": \"!")] {
@@ -390,7 +605,7 @@ mod tests {
             // Older than the sound one, so that it is looked at first.
             std::fs::File::options().write(true).open(&damaged).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
             let opened = open(folder.path(), true, IfMissing::ReadAsEmpty).await.unwrap();
-            assert_eq!(opened.keyring.writing().id, key.id);
+            assert_eq!(opened.keyring.naming().id, key.id);
         }
     }
 }

@@ -110,7 +110,7 @@ impl Repository {
             let pack = &index.packs[read.pack as usize].entry;
             let mut hasher: Option<ChunkHasher> = None;
             let opener = PackOpener::new(pack.id, &pack.header, |header, name| {
-                let key = keyring.find(header, name)?;
+                let key = keyring.find_for_pack(header, name)?;
                 hasher = Some(key.chunk_hasher());
                 Ok(key)
             })?;

@@ -25,6 +25,8 @@ const FORMAT_VERSION: u8 = 1;
 /// Separates this format's derived keys from every other use of the same master key, and from later versions.
 const OBJECT_KEY_INFO: &[u8] = b"openclaw-b2-backup/1 object";
 const CHUNK_ID_INFO: &[u8] = b"openclaw-b2-backup/1 chunk id";
+const FINGERPRINT_INFO: &[u8] = b"openclaw-b2-backup/1 local fingerprint";
+const RETIREMENT_INFO: &[u8] = b"openclaw-b2-backup/1 retired by ";
 const GEAR_INFO: &[u8] = b"openclaw-b2-backup/1 chunk boundaries";
 /// BLAKE3's context for the checksum of unencrypted objects.
 const CHECKSUM_CONTEXT: &str = "openclaw-b2-backup/1 checksum of a plain object";
@@ -41,6 +43,10 @@ pub enum Role {
     Manifest = 3,
     /// A key slot: the master key, wrapped.
     Slot = 4,
+    /// The mark of a removed key slot, with what the slot was.
+    Removal = 5,
+    /// What was stored before encryption was turned on.
+    PlainList = 6,
 }
 
 /// A repository's master key: everything else is derived from it. Wiped when dropped.
@@ -52,6 +58,9 @@ pub struct MasterKey {
 }
 
 impl MasterKey {
+    /// What stands for the key in an unencrypted repository.
+    pub const PLAIN: &'static Self = &Self::plain();
+
     /// A new random key.
     ///
     /// # Errors
@@ -83,6 +92,18 @@ impl MasterKey {
         let secret = self.secret().unwrap_or(&[0; 32]);
         Hkdf::<Sha256>::new(Some(salt), secret).expand(info, output.as_mut()).expect("N is below HKDF's 8160 bytes");
         output
+    }
+
+    /// What proves to everybody who holds this key that `successor` takes its place: nobody else can make it.
+    #[must_use]
+    pub fn retirement(&self, successor: MasterKeyId) -> [u8; 32] {
+        *self.derive(b"", &[RETIREMENT_INFO, &successor.0].concat())
+    }
+
+    /// Tells texts apart for the local cache, and says nothing of them to whoever lacks the key.
+    #[must_use]
+    pub fn fingerprint(&self, text: &[u8]) -> [u8; 32] {
+        *blake3::keyed_hash(&self.derive(b"", FINGERPRINT_INFO), text).as_bytes()
     }
 
     /// What names chunks.
@@ -286,6 +307,22 @@ fn nonce(number: u64, last: bool) -> [u8; 12] {
     nonce
 }
 
+/// Opens an object that [`seal_object`] made; `key` finds a master key by the header.
+///
+/// # Errors
+/// `CORRUPT` when it is not what was sealed, and what `key` gives.
+pub fn open_object<'k>(
+    stored: &[u8],
+    role: Role,
+    name: &str,
+    key: impl FnOnce(&Header, &str) -> Result<&'k MasterKey>,
+) -> Result<Vec<u8>> {
+    let header = Header::parse(stored, role, name)?;
+    Sealer::with_header(key(&header, name)?, header, name)
+        .open(0, true, &stored[HEADER_LENGTH..])
+        .ok_or_else(|| Error::corrupt(name, "it was cut, or its bytes were changed"))
+}
+
 /// Seals `content` as the only part of a new object.
 ///
 /// # Errors
@@ -325,6 +362,10 @@ mod tests {
         let mut part = b"attack at dawn".to_vec();
         known_sealer(&MasterKey::plain()).seal(7, true, &mut part);
         assert_eq!(hex(&part), "61747461636b206174206461776ee598aa5c60184672372945f895bc166e");
+        assert_eq!(
+            hex(&key.retirement(MasterKeyId([0x44; 16]))),
+            "0f8b97d970f0a26291a8ffc69ec2ee05d6467bc02f65fee1a30e3c8bf041bbc7"
+        );
         let header = known_sealer(&key).header().to_bytes();
         let start = ["4f42324201010100", &"11".repeat(16)].concat();
         assert_eq!(hex(&header), [start, "33".repeat(32)].concat());
@@ -368,7 +409,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_passes_for_a_header_is_written_the_same(
-            role in prop::sample::select(vec![Role::Pack, Role::Index, Role::Manifest, Role::Slot]),
+            role in prop::sample::select(vec![Role::Pack, Role::Index, Role::Manifest, Role::Slot, Role::Removal, Role::PlainList]),
             start in prop::sample::select(vec![vec![], b"OB2B".to_vec(), b"OB2B\x01\x02\x01\0".to_vec(), b"OB2B\x01\x02\0\0".to_vec()]),
             rest in prop::collection::vec(prop::sample::select(vec![0, 0, 0, 1, 2, 255]), 0..80),
         ) {

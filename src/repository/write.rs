@@ -73,19 +73,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Writer {
     /// Starts writing into `repository`, whose index is `index`. `adopted` are packs of an interrupted run that no index
     /// object names yet.
-    #[must_use]
+    ///
+    /// # Errors
+    /// `WRONG_KEY` when the configured secrets do not open the key for writing.
     pub(crate) fn start(
         repository: &Repository,
         index: Arc<Index>,
         adopted: Vec<PackEntry>,
         operation: &Operation,
         meter: Arc<Meter>,
-    ) -> (Self, Uploads) {
+    ) -> Result<(Self, Uploads)> {
         let (full, queue) = mpsc::unbounded_channel();
         let places = Arc::new(Semaphore::new(PACKS_IN_MEMORY));
         let pack_target = Arc::new(AtomicUsize::new(PACK_TARGET));
         let taken = adopted.iter().flat_map(|pack| &pack.frames).flat_map(FrameEntry::chunk_ids).collect();
-        let key = repository.keyring.writing().clone();
+        let key = repository.keyring.writing()?.clone();
         let writer = Self {
             hasher: key.chunk_hasher(),
             key,
@@ -107,7 +109,7 @@ impl Writer {
             places.close();
             result
         };
-        (writer, Uploads { task: tokio::spawn(task) })
+        Ok((writer, Uploads { task: tokio::spawn(task) }))
     }
 
     /// A writer that names chunks as `key` does and keeps none: to compare a state with a snapshot.
