@@ -485,7 +485,7 @@ fn what_was_prepared_is_applied_under_a_gateway_that_has_the_databases_open() {
     gateway.ask("UPDATE notes SET body = 'new'");
     gateway.ask("INSERT INTO auth_profile_store VALUES ('a', 'key of today')");
 
-    let options = RollbackOptions { snapshot: "latest".into(), paths: Vec::new(), plan_only: false };
+    let options = RollbackOptions { snapshot: "latest".into(), paths: Vec::new(), plan_only: false, partial: false };
     let prepared = bench.run(rollback::prepare(&bench.target, options, &Operation::default())).unwrap();
     assert_eq!(prepared.deleted, ["workspace/planted.md"]);
     assert_eq!(fs::read_to_string(bench.state("workspace/SOUL.md")).unwrap(), "# Somebody else\n");
@@ -504,7 +504,7 @@ fn what_was_prepared_is_applied_under_a_gateway_that_has_the_databases_open() {
     assert!(bench.run(rollback::apply_prepared(&bench.target, &Operation::default())).unwrap().is_none());
 
     // And back again, to the moment before it was applied.
-    let options = RollbackOptions { snapshot: applied.safety_snapshot.unwrap(), paths: Vec::new(), plan_only: false };
+    let options = RollbackOptions { snapshot: applied.safety_snapshot.unwrap(), paths: Vec::new(), plan_only: false, partial: false };
     bench.run(rollback::prepare(&bench.target, options, &Operation::default())).unwrap();
     bench.run(rollback::apply_prepared(&bench.target, &Operation::default())).unwrap().unwrap();
     assert_eq!(gateway.ask("SELECT body FROM notes"), "[('new',), ('roll back, please',)]");

@@ -55,6 +55,8 @@ pub(super) struct Captured {
     pub(super) bytes: u64,
     /// How many of them are not as the cache remembers them.
     pub(super) changed_files: u64,
+    /// How many pieces that the store had lost it has again.
+    pub(super) healed: u64,
     /// What could not be read.
     pub(super) exceptions: Vec<Exception>,
     /// The signature of each file when it was read.
@@ -230,10 +232,24 @@ impl Capture {
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         let digest = digest(&entries);
         let root = if self.stored_digest.as_ref() == Some(&digest) { None } else { Some(self.write_tree(&entries)?) };
+        self.heal_trees()?;
+        let healed = self.writer.healed();
         let writer =
             Arc::into_inner(self.writer).ok_or_else(|| Error::new(Code::Io, "internal error: a sink is left"))?;
         writer.finish()?;
-        Ok(Captured { entries, root, digest, files, bytes, changed_files, exceptions, signatures, cacheable, gone })
+        Ok(Captured {
+            entries,
+            root,
+            digest,
+            files,
+            bytes,
+            changed_files,
+            healed,
+            exceptions,
+            signatures,
+            cacheable,
+            gone,
+        })
     }
 
     /// Whether the file can be taken over without reading it: same signature, and the store still has all of it.
@@ -276,6 +292,18 @@ impl Capture {
             errors.into_iter().min_by_key(|error| error.code() == Code::Cancelled).map_or(Ok(()), Err)
         })?;
         Ok(outcomes.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Stores again what the store has lost of the file trees of earlier snapshots and this machine remembers. (What it has
+    /// lost of files was read and stored again with the files.)
+    fn heal_trees(&self) -> Result<()> {
+        let mut sink = self.writer.sink()?;
+        for id in self.writer.lost() {
+            if let Some(chunk) = self.cache.object(&tree_cache_key(id)) {
+                sink.add(&chunk)?;
+            }
+        }
+        sink.flush()
     }
 
     /// Stores the tree stream, then the list of its chunks, until the list is short.

@@ -40,6 +40,7 @@ pub(super) fn info(id: &SnapshotId, summary: &Summary) -> SnapshotInfo {
         bytes: summary.bytes,
         complete: summary.exceptions == 0,
         exceptions: summary.exceptions,
+        shrunk: summary.shrunk,
     }
 }
 

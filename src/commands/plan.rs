@@ -67,7 +67,7 @@ pub(super) struct Plan {
     unchanged: u64,
     bytes: u64,
     restart_required: bool,
-    warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 /// What the state is to become.

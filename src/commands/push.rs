@@ -11,7 +11,7 @@ use super::{Meter, Operation, PushOptions, PushReport, Trigger, prune};
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
 use crate::repository::id::{PackId, SnapshotId};
-use crate::repository::index::{Index, PackEntry};
+use crate::repository::index::{Index, IndexedPack, PackEntry};
 use crate::repository::manifest::{LISTED_EXCEPTIONS, Summary};
 use crate::repository::open::{IfMissing, Repository};
 use crate::repository::write::Writer;
@@ -40,23 +40,23 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
     if !upload.index.unreadable.is_empty() {
         warnings.push(format!("the repository is damaged, run verify: {}", upload.index.unreadable.join("; ")));
     }
+    warnings.extend(upload.healing());
+    let mut shrunk = None;
     let snapshot = if upload.is_unchanged() {
         upload.remember(None);
         None
     } else {
-        let id = upload.commit(options.trigger).await?;
+        shrunk = prune::find_shrink(&upload.repository, &workplace, Some(upload.captured.files), operation).await?;
+        let id = upload.commit(options.trigger, shrunk.is_some()).await?;
         // The snapshot is safe by now: what fails from here on is worth a warning, not a failure.
-        match prune::apply_retention(&mut upload.repository, target, workplace.machine, operation).await {
-            Ok(pruned) => warnings.extend(
-                pruned
-                    .spared_snapshot
-                    .map(|id| format!("{id} is kept beyond keepSnapshots: it holds much more than all newer ones")),
-            ),
+        match prune::apply_retention(&mut upload.repository, target, &workplace, operation).await {
+            Ok(_) => {}
             Err(error) if error.code() == Code::Cancelled => {}
             Err(error) => warnings.push(format!("old snapshots were not removed: {error}")),
         }
         Some(id)
     };
+    warnings.extend(shrunk.as_ref().map(prune::shrink_warning));
     let stats = upload.repository.stats();
     let Captured { files, bytes, changed_files, exceptions, .. } = upload.captured;
     Ok(PushReport {
@@ -69,6 +69,7 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
         requests: stats.requests,
         exceptions,
         warnings,
+        shrunk,
         duration: started.elapsed(),
     })
 }
@@ -115,7 +116,7 @@ impl<'w> Upload<'w> {
         let meter = Arc::new(Meter::new(operation, "upload", 0, 0));
         let (writer, uploads) = Writer::start(&repository, Arc::clone(&index), adopted, operation, Arc::clone(&meter));
         let stored_digest = match when_unchanged {
-            WhenUnchanged::Skip => last_digest(workplace, &repository),
+            WhenUnchanged::Skip => last_digest(workplace, &repository, &index, operation).await,
             WhenUnchanged::Store => None,
         };
         let read = survey.read(repository.keyring.writing(), writer, meter, stored_digest, operation).await;
@@ -134,17 +135,30 @@ impl<'w> Upload<'w> {
         self.captured.root.is_none()
     }
 
-    /// Writes the manifest: from here on the snapshot exists.
+    /// What to say of content that the store has lost: how much of it this machine could store again.
+    fn healing(&self) -> Option<String> {
+        let lost = self.index.lost.len() as u64;
+        (lost > 0).then(|| {
+            let healed = self.captured.healed;
+            let rest = match lost - healed {
+                0 => String::new(),
+                rest => format!("; {rest} are not on this machine any more, run verify to see which files are affected"),
+            };
+            format!("packs were damaged or missing: {healed} of the {lost} pieces in them were stored again{rest}")
+        })
+    }
+
+    /// Writes the manifest: from here on the snapshot exists. `shrunk` marks a state that has lost most of its files.
     ///
     /// # Errors
     /// Those of the store; a retryable `NETWORK` when another machine deleted meanwhile what this push relied on.
-    pub(super) async fn commit(&mut self, trigger: Trigger) -> Result<SnapshotId> {
+    pub(super) async fn commit(&mut self, trigger: Trigger, shrunk: bool) -> Result<SnapshotId> {
         let took_long = |took: Duration| took > TRUST_LISTING;
         // The monotonic clock stands still while some machines sleep, the other one may be set back.
         if took_long(self.listed_at.0.elapsed()) || self.listed_at.1.elapsed().is_ok_and(took_long) {
             confirm_packs(&mut self.repository, &self.index, &self.new_packs).await?;
         }
-        let id = write_manifest(&self.repository, self.workplace, trigger, &self.captured).await?;
+        let id = write_manifest(&self.repository, self.workplace, trigger, shrunk, &self.captured).await?;
         self.remember(Some(&id));
         Ok(id)
     }
@@ -171,10 +185,25 @@ pub(super) enum WhenUnchanged {
     Store,
 }
 
-/// The digest of this machine's last snapshot, if that is still listed.
-fn last_digest(workplace: &Workplace, repository: &Repository) -> Option<String> {
+/// The digest of this machine's last snapshot, if that is still listed and the store has all of its tree.
+async fn last_digest(
+    workplace: &Workplace,
+    repository: &Repository,
+    index: &Arc<Index>,
+    operation: &Operation,
+) -> Option<String> {
     let last: LastSnapshot = serde_json::from_slice(&workplace.cache.object(LAST_SNAPSHOT)?).ok()?;
-    repository.contents.has_snapshot(&last.id).then_some(last.digest)
+    if !repository.contents.has_snapshot(&last.id) {
+        return None;
+    }
+    if !index.lost.is_empty() {
+        let summary = repository.summary(&last.id.parse().ok()?).await.ok()?;
+        let (_, own) = repository.read_tree(index, &summary.tree, operation).await.ok()?;
+        if own.iter().any(|chunk| !index.has_live(*chunk)) {
+            return None;
+        }
+    }
+    Some(last.digest)
 }
 
 /// Packs that an interrupted run has uploaded, as far as the store has them whole and no index object names them.
@@ -193,8 +222,8 @@ fn packs_to_adopt(repository: &Repository, index: &Index, pending: Vec<PackEntry
 async fn confirm_packs(repository: &mut Repository, index: &Index, new_packs: &[PackId]) -> Result<()> {
     repository.refresh().await?;
     let now = repository.load_index().await?;
-    let relied_on = index.packs.iter().filter(|pack| !pack.condemned).map(|pack| pack.entry.id);
-    let is_live = |id: PackId| now.pack(id).is_some_and(|pack| !pack.condemned);
+    let relied_on = index.packs.iter().filter(|pack| pack.is_reliable()).map(|pack| pack.entry.id);
+    let is_live = |id: PackId| now.pack(id).is_some_and(IndexedPack::is_reliable);
     if relied_on.chain(new_packs.iter().copied()).all(is_live) {
         return Ok(());
     }
@@ -207,6 +236,7 @@ async fn write_manifest(
     repository: &Repository,
     workplace: &Workplace,
     trigger: Trigger,
+    shrunk: bool,
     captured: &Captured,
 ) -> Result<SnapshotId> {
     let tree =
@@ -233,6 +263,7 @@ async fn write_manifest(
         bytes: captured.bytes,
         exceptions: captured.exceptions.len() as u64,
         first_exceptions: captured.exceptions.iter().take(LISTED_EXCEPTIONS).cloned().collect(),
+        shrunk,
         tree,
     };
     let manifest = summary.to_manifest(&id, repository.keyring.writing())?;

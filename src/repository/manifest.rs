@@ -47,6 +47,9 @@ pub struct Summary {
     pub exceptions: u64,
     /// The first of them.
     pub first_exceptions: Vec<Exception>,
+    /// Whether the state had lost most of its files: until the owner agrees, its machine prunes nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shrunk: bool,
     /// Where the tree starts.
     pub tree: Root,
 }
@@ -170,6 +173,7 @@ mod tests {
             bytes: 4,
             exceptions: 1,
             first_exceptions: vec![Exception { path: "a".into(), reason: "b".into() }],
+            shrunk: true,
             tree: Root { depth: 0, chunks: vec![ChunkId([6; 16])] },
         }
     }
@@ -211,6 +215,7 @@ mod tests {
             bytes: 14,
             exceptions: 0,
             first_exceptions: Vec::new(),
+            shrunk: false,
             tree: Root { depth: 0, chunks: vec![key.chunk_hasher().id(b"attack")] },
             ..summary()
         };

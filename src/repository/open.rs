@@ -178,6 +178,23 @@ impl Repository {
         Ok(())
     }
 
+    /// What is wrong with key slots that cannot be read. Others may open the repository all the same.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn damaged_slots(&self) -> Result<Vec<Error>> {
+        let mut damaged = Vec::new();
+        for (id, object) in &self.contents.slots {
+            let bytes = self.get_bounded(&slot_key(*id), object.size, MAX_SLOT).await;
+            match bytes.and_then(|bytes| Slot::parse(&bytes, *id)) {
+                Err(error) if error.code() == Code::Corrupt => damaged.push(error),
+                Err(error) if error.code() != Code::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(damaged)
+    }
+
     /// Puts an object into the cache. A cache that fails costs time only.
     pub fn remember(&self, key: String, bytes: &[u8]) {
         if let Some(cache) = &self.cache {
@@ -234,12 +251,13 @@ impl Repository {
     }
 
     async fn try_load_index(&self) -> Result<Index> {
-        let (mut objects, mut unreadable) = (Vec::new(), Vec::new());
+        let (mut objects, mut unreadable, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
         for id in self.contents.indexes.keys() {
             match self.index_object(*id).await {
                 Ok(object) => objects.push(object),
                 Err(error) if matches!(error.code(), Code::Corrupt | Code::WrongKey) => {
                     tracing::warn!(%error, "an index object cannot be read");
+                    damaged.extend((error.code() == Code::Corrupt).then_some(*id));
                     unreadable.push(error.to_string());
                 }
                 Err(error) => return Err(error),
@@ -249,13 +267,13 @@ impl Repository {
         if !unreadable.is_empty() || (objects.is_empty() && !self.contents.snapshots.is_empty()) {
             let packs = self.entries_of_unnamed_packs(&objects, &mut unreadable).await?;
             recovered.extend(packs.iter().map(|pack| pack.id));
-            objects.push(IndexObject { live: packs, condemned: Vec::new() });
+            objects.push(IndexObject { live: packs, ..IndexObject::default() });
         }
         let packs = self.contents.packs.clone();
         let usable = move |pack: &PackEntry| packs.get(&pack.id).is_some_and(|stored| stored.size == pack.size);
         let build = move || {
             let mut index = Index::new(objects, usable);
-            (index.unreadable, index.recovered) = (unreadable, recovered);
+            (index.unreadable, index.damaged_objects, index.recovered) = (unreadable, damaged, recovered);
             Ok(index)
         };
         blocking(build).await

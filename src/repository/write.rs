@@ -138,6 +138,20 @@ impl Writer {
         self.outlet.is_none() || self.index.has_live(id) || lock(&self.taken).contains(&id)
     }
 
+    /// Chunks that the store has lost, and that this run has not taken on yet.
+    #[must_use]
+    pub fn lost(&self) -> Vec<ChunkId> {
+        let taken = lock(&self.taken);
+        self.index.lost.iter().filter(|id| !taken.contains(id)).copied().collect()
+    }
+
+    /// How many chunks that the store had lost it will have again.
+    #[must_use]
+    pub fn healed(&self) -> u64 {
+        let taken = lock(&self.taken);
+        self.index.lost.iter().filter(|id| taken.contains(id)).count() as u64
+    }
+
     fn append(&self, frame: Frame) -> Result<()> {
         let Some(outlet) = &self.outlet else { return Ok(()) };
         let mut pack = lock(&self.pack);
