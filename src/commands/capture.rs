@@ -47,6 +47,8 @@ pub(super) struct Captured {
     pub(super) entries: Vec<Entry>,
     /// Where the stored tree starts; `None` when it was stored before.
     pub(super) root: Option<Root>,
+    /// The chunks of that tree, as far as it was stored now.
+    pub(super) tree_chunks: Vec<ChunkId>,
     /// What tells this tree from the last one; see [`digest`].
     pub(super) digest: String,
     /// Files and databases.
@@ -231,7 +233,12 @@ impl Capture {
         add_exceptions(&mut entries, &exceptions);
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         let digest = digest(&entries);
-        let root = if self.stored_digest.as_ref() == Some(&digest) { None } else { Some(self.write_tree(&entries)?) };
+        let mut tree_chunks = Vec::new();
+        let root = if self.stored_digest.as_ref() == Some(&digest) {
+            None
+        } else {
+            Some(self.write_tree(&entries, &mut tree_chunks)?)
+        };
         self.heal_trees()?;
         let healed = self.writer.healed();
         let writer =
@@ -240,6 +247,7 @@ impl Capture {
         Ok(Captured {
             entries,
             root,
+            tree_chunks,
             digest,
             files,
             bytes,
@@ -306,17 +314,19 @@ impl Capture {
         sink.flush()
     }
 
-    /// Stores the tree stream, then the list of its chunks, until the list is short.
-    fn write_tree(&self, entries: &[Entry]) -> Result<Root> {
+    /// Stores the tree stream, then the list of its chunks, until the list is short. `all` gets the chunks of each of them.
+    fn write_tree(&self, entries: &[Entry], all: &mut Vec<ChunkId>) -> Result<Root> {
         let mut sink = self.writer.sink()?;
         let mut stream = Vec::new();
         for entry in entries {
             entry.write(&mut stream);
         }
         let mut chunks = self.write_stream(&stream, &mut sink)?;
+        all.extend(&chunks);
         let mut depth = 0;
         while chunks.len() > ROOT_CHUNKS {
             chunks = self.write_stream(&join_ids(&chunks), &mut sink)?;
+            all.extend(&chunks);
             depth += 1;
         }
         sink.flush()?;

@@ -146,9 +146,8 @@ async fn restore_and_check(
     operation: &Operation,
 ) -> Result<DrillReport> {
     let mut report = DrillReport { snapshot: id.to_string(), ..DrillReport::default() };
-    let index = Arc::new(repository.load_index().await?);
-    let entries = match repository.read_tree(&index, &summary.tree, operation).await {
-        Ok((entries, _)) => entries,
+    let (index, entries) = match repository.read_snapshot(&summary.tree, operation).await {
+        Ok(read) => read,
         Err(error) if matches!(error.code(), Code::Corrupt | Code::WrongKey | Code::UnsafePath) => {
             report.problems.push(format!("the file tree cannot be read: {error}"));
             return Ok(report);

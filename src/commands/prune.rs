@@ -218,6 +218,10 @@ impl Needed {
             Error::new(error.code(), format!("nothing was freed, since nobody knows what {id} needs: {error}"))
                 .in_snapshot(id.as_str())
                 .because(error)
+                .advise(format!(
+                    "run verify, and push from the machine that took it; should it be beyond help, delete {}",
+                    id.manifest_key()
+                ))
         };
         if let Some((id, error)) = unreadable.pop() {
             return Err(refused(&id, error));

@@ -39,8 +39,7 @@ pub async fn pull(target: &Target, options: PullOptions, operation: &Operation) 
     let mut repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
     let (id, summary) = select(&repository, &options.snapshot, operation).await?;
     let in_snapshot = |error: Error| error.in_snapshot(id.as_str());
-    let index = Arc::new(repository.load_index().await?);
-    let (entries, _) = repository.read_tree(&index, &summary.tree, operation).await.map_err(in_snapshot)?;
+    let (index, entries) = repository.read_snapshot(&summary.tree, operation).await.map_err(in_snapshot)?;
     let entries = chosen(entries, &filter);
     let exceptions: Vec<Exception> = exceptions(&entries);
     if entries.is_empty() && !filter.is_all() {

@@ -79,6 +79,21 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
 struct LastSnapshot {
     id: String,
     digest: String,
+    /// The chunks of its tree.
+    tree: Vec<String>,
+}
+
+impl LastSnapshot {
+    /// What is remembered of it, if it is still listed.
+    fn of(workplace: &Workplace, repository: &Repository) -> Option<Self> {
+        let last: Self = serde_json::from_slice(&workplace.cache.object(LAST_SNAPSHOT)?).ok()?;
+        repository.contents.has_snapshot(&last.id).then_some(last)
+    }
+
+    /// Whether the store has all of its tree.
+    fn has_its_tree(&self, index: &Index) -> bool {
+        self.tree.iter().all(|id| id.parse().is_ok_and(|id| index.has_live(id)))
+    }
 }
 
 /// The state, read and stored, but not committed: as long as no manifest names it, there is no snapshot.
@@ -86,6 +101,8 @@ pub(super) struct Upload<'w> {
     pub(super) repository: Repository,
     pub(super) captured: Captured,
     index: Arc<Index>,
+    /// The keys of manifests and slots that had been cut.
+    put_back: Vec<String>,
     workplace: &'w Workplace,
     listed_at: (Instant, SystemTime),
     new_packs: Vec<PackId>,
@@ -109,14 +126,21 @@ impl<'w> Upload<'w> {
         operation.check()?;
 
         let listed_at = (Instant::now(), SystemTime::now());
-        let index = Arc::new(repository.load_index().await?);
+        let put_back = repository.put_back_what_was_cut().await?;
+        let mut index = repository.load_index().await?;
+        let last = LastSnapshot::of(workplace, &repository);
+        if last.as_ref().is_some_and(|last| !last.has_its_tree(&index)) {
+            // An index object may have been lost: then its packs are there, and are entered into another.
+            index = repository.recover_index().await?;
+        }
+        let index = Arc::new(index);
         let mut adopted = packs_to_adopt(&repository, &index, workplace.cache.pending());
         // Entered into a new index object, they need not be read as a whole the next time.
         adopted.extend(index.recovered.iter().filter_map(|id| index.pack(*id)).map(|pack| pack.entry.clone()));
         let meter = Arc::new(Meter::new(operation, "upload", 0, 0));
         let (writer, uploads) = Writer::start(&repository, Arc::clone(&index), adopted, operation, Arc::clone(&meter));
         let stored_digest = match when_unchanged {
-            WhenUnchanged::Skip => last_digest(workplace, &repository, &index, operation).await,
+            WhenUnchanged::Skip => last.filter(|last| last.has_its_tree(&index)).map(|last| last.digest),
             WhenUnchanged::Store => None,
         };
         let read = survey.read(repository.keyring.writing(), writer, meter, stored_digest, operation).await;
@@ -127,7 +151,7 @@ impl<'w> Upload<'w> {
             (Err(error), Ok(_)) | (_, Err(error)) => return Err(error),
         };
         operation.check()?;
-        Ok(Self { repository, captured, index, workplace, listed_at, new_packs })
+        Ok(Self { repository, captured, index, put_back, workplace, listed_at, new_packs })
     }
 
     /// Whether this machine's last snapshot is there and holds the very same, so that there is nothing to commit.
@@ -135,17 +159,19 @@ impl<'w> Upload<'w> {
         self.captured.root.is_none()
     }
 
-    /// What to say of content that the store has lost: how much of it this machine could store again.
-    fn healing(&self) -> Option<String> {
+    /// What to say of what the store has lost: how much of it this machine could store again.
+    fn healing(&self) -> impl Iterator<Item = String> {
+        let cut = self.put_back.iter().map(|key| format!("{key} had been cut, and was stored again"));
         let lost = self.index.lost.len() as u64;
-        (lost > 0).then(|| {
+        let lost = (lost > 0).then(|| {
             let healed = self.captured.healed;
             let rest = match lost - healed {
                 0 => String::new(),
                 rest => format!("; {rest} are not on this machine any more, run verify to see which files are affected"),
             };
             format!("packs were damaged or missing: {healed} of the {lost} pieces in them were stored again{rest}")
-        })
+        });
+        cut.chain(lost)
     }
 
     /// Writes the manifest: from here on the snapshot exists. `shrunk` marks a state that has lost most of its files.
@@ -169,7 +195,8 @@ impl<'w> Upload<'w> {
         cache.attempt(|cache| {
             self.captured.remember(cache)?;
             let Some(id) = snapshot.filter(|id| !id.is_safety()) else { return Ok(()) };
-            let last = LastSnapshot { id: id.to_string(), digest: self.captured.digest.clone() };
+            let tree = self.captured.tree_chunks.iter().map(ToString::to_string).collect();
+            let last = LastSnapshot { id: id.to_string(), digest: self.captured.digest.clone(), tree };
             let bytes = serde_json::to_vec(&last).map_err(|error| Error::new(Code::Io, error.to_string()))?;
             cache.put_objects([(LAST_SNAPSHOT.to_owned(), &bytes[..])])
         });
@@ -183,27 +210,6 @@ pub(super) enum WhenUnchanged {
     Skip,
     /// Store its tree all the same: there will be one.
     Store,
-}
-
-/// The digest of this machine's last snapshot, if that is still listed and the store has all of its tree.
-async fn last_digest(
-    workplace: &Workplace,
-    repository: &Repository,
-    index: &Arc<Index>,
-    operation: &Operation,
-) -> Option<String> {
-    let last: LastSnapshot = serde_json::from_slice(&workplace.cache.object(LAST_SNAPSHOT)?).ok()?;
-    if !repository.contents.has_snapshot(&last.id) {
-        return None;
-    }
-    if !index.lost.is_empty() {
-        let summary = repository.summary(&last.id.parse().ok()?).await.ok()?;
-        let (_, own) = repository.read_tree(index, &summary.tree, operation).await.ok()?;
-        if own.iter().any(|chunk| !index.has_live(*chunk)) {
-            return None;
-        }
-    }
-    Some(last.digest)
 }
 
 /// Packs that an interrupted run has uploaded, as far as the store has them whole and no index object names them.

@@ -234,9 +234,8 @@ impl Goal {
         let cache = Some(Arc::clone(&workplace.cache));
         let mut repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
         let (id, summary) = select(&repository, &options.snapshot, operation).await?;
-        let index = Arc::new(repository.load_index().await?);
-        let read = repository.read_tree(&index, &summary.tree, operation).await;
-        let (wanted, _) = read.map_err(|error| error.in_snapshot(id.as_str()))?;
+        let read = repository.read_snapshot(&summary.tree, operation).await;
+        let (index, wanted) = read.map_err(|error| error.in_snapshot(id.as_str()))?;
         if !filter.is_all() && !wanted.iter().any(|entry| filter.matches(&entry.path)) {
             let problem = format!("nothing in {id} matches {}", options.paths.join(", "));
             return Err(Error::new(Code::NotFound, problem).in_snapshot(id.as_str()));

@@ -38,10 +38,20 @@ pub async fn verify(target: &Target, options: VerifyOptions, operation: &Operati
     }
     // What counts is what the store has: nothing is taken from this machine's cache, and nothing is read twice.
     let remembered = cache_for_reading(target).await;
+    // The key slots are looked at one by one: should they be damaged, this machine may be the one that remembers them.
+    let slots = remembered.as_ref().map(|cache| cache.objects("keys/")).unwrap_or_default();
     let read = Arc::new(Cache::in_memory()?);
+    read.put_objects(slots.iter().map(|(key, bytes)| (key.clone(), &bytes[..])))?;
     let mut repository = Repository::open(target, Some(read), IfMissing::ReadAsEmpty, operation).await?;
     let mut report = VerifyReport::default();
-    report.problems.extend(repository.damaged_slots().await?.iter().map(ToString::to_string));
+    for (key, error) in repository.damaged_slots(&slots).await? {
+        match slots.get(&key) {
+            Some(bytes) if repository.store.put(&key, bytes.clone().into()).await.is_ok() => {
+                report.healed.push(format!("the key slot was stored again as this machine remembers it: {error}"));
+            }
+            _ => report.problems.push(error.to_string()),
+        }
+    }
     let mut index = Arc::new(repository.load_index().await?);
     report.problems.extend(index.unreadable.iter().cloned());
     if let Some(cache) = &remembered {
@@ -67,7 +77,7 @@ pub async fn verify(target: &Target, options: VerifyOptions, operation: &Operati
     for (id, error) in unreadable {
         match put_back(&repository, remembered.as_deref(), &id, &error).await {
             Some(summary) => {
-                report.healed.push(format!("the manifest of {id} was damaged, and is stored again: {error}"));
+                report.healed.push(format!("the manifest was stored again as this machine remembers it: {error}"));
                 readable.push((id, summary));
             }
             None => report.problems.push(format!("snapshot {id} cannot be read: {error}")),
@@ -216,7 +226,8 @@ async fn read_packs(
             }
             Verdict::Damaged(error, lacking) => {
                 report.read_bytes += pack.size;
-                report.problems.push(error.to_string());
+                // One that is known matters only as far as something still needs it.
+                report.problems.extend((!index.packs[number].damaged).then(|| error.to_string()));
                 found.damaged.insert(pack.id, lacking);
             }
             Verdict::Gone => {}

@@ -203,6 +203,28 @@ impl Repository {
         Ok(stream)
     }
 
+    /// The index, and the file tree below `root`. Where the index lacks something of the snapshot, an index object may have
+    /// been lost: then packs that none names are read for what they hold.
+    ///
+    /// # Errors
+    /// Those of [`Repository::read_tree`]. That content of files is missing is none.
+    pub async fn read_snapshot(&mut self, root: &Root, operation: &Operation) -> Result<(Arc<Index>, Vec<Entry>)> {
+        let index = Arc::new(self.load_index().await?);
+        let read = self.read_tree(&index, root, operation).await;
+        let is_whole = |entries: &[Entry]| entries.iter().flat_map(Entry::chunks).all(|id| index.find(id).is_some());
+        match read {
+            Ok((entries, _)) if is_whole(&entries) => return Ok((index, entries)),
+            Err(error) if error.code() != Code::Corrupt => return Err(error),
+            _ if self.contents.packs.keys().all(|id| index.pack(*id).is_some()) => {
+                return read.map(|(entries, _)| (index, entries));
+            }
+            _ => {}
+        }
+        let index = Arc::new(self.recover_index().await?);
+        let (entries, _) = self.read_tree(&index, root, operation).await?;
+        Ok((index, entries))
+    }
+
     /// The file tree below `root`, each entry checked, and the ids of the chunks that it is itself made of.
     ///
     /// # Errors

@@ -102,6 +102,12 @@ impl Bench {
         self.run(rollback::rollback(&self.target, options, &Operation::default()))
     }
 
+    pub fn try_partial_rollback(&self, snapshot: &str) -> Result<RollbackReport> {
+        let options =
+            RollbackOptions { snapshot: snapshot.into(), paths: Vec::new(), plan_only: false, partial: true };
+        self.run(rollback::rollback(&self.target, options, &Operation::default()))
+    }
+
     pub fn rollback(&self, snapshot: &str) -> RollbackReport {
         self.try_rollback(snapshot, &[], false).unwrap()
     }
