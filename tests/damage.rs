@@ -10,9 +10,7 @@ use std::path::{Path, PathBuf};
 
 use common::{Bench, Tree, assert_same, code, tree};
 use openclaw_b2_backup::Result;
-use openclaw_b2_backup::commands::{
-    DrillOptions, Operation, VerifyOptions, VerifyReport, drill, list, prune, verify,
-};
+use openclaw_b2_backup::commands::{DrillOptions, Operation, VerifyOptions, VerifyReport, drill, list, prune, verify};
 use openclaw_b2_backup::config::Target;
 
 /// Bytes that do not compress, the same for the same seed.
@@ -390,20 +388,4 @@ fn a_drill_restores_beside_the_state_and_status_tells_of_it() {
     let second = bench.run(drill::drill(&bench.target, DrillOptions::default(), &Operation::default()));
     assert_eq!(code(&second.unwrap_err()), "LOCKED");
     drop(scratch);
-}
-
-#[test]
-fn a_drill_that_does_not_fit_says_so() {
-    let bench = Bench::default();
-    // Sparse here; what is asked for is the size of what would be restored.
-    bench.write("workspace/x", "x");
-    let file = fs::File::create(bench.state("workspace/sparse.bin")).unwrap();
-    let free = openclaw_b2_backup::repository::restore::free_space(bench.root.path()).unwrap();
-    if free > 3 << 30 {
-        return;
-    }
-    file.set_len(free / 2 + (1 << 20)).unwrap();
-    bench.push();
-    let report = drilled(&bench, &bench.target, None);
-    assert!(report.skipped.unwrap().contains("are free"), "skipped with a word");
 }

@@ -504,7 +504,12 @@ fn what_was_prepared_is_applied_under_a_gateway_that_has_the_databases_open() {
     assert!(bench.run(rollback::apply_prepared(&bench.target, &Operation::default())).unwrap().is_none());
 
     // And back again, to the moment before it was applied.
-    let options = RollbackOptions { snapshot: applied.safety_snapshot.unwrap(), paths: Vec::new(), plan_only: false, partial: false };
+    let options = RollbackOptions {
+        snapshot: applied.safety_snapshot.unwrap(),
+        paths: Vec::new(),
+        plan_only: false,
+        partial: false,
+    };
     bench.run(rollback::prepare(&bench.target, options, &Operation::default())).unwrap();
     bench.run(rollback::apply_prepared(&bench.target, &Operation::default())).unwrap().unwrap();
     assert_eq!(gateway.ask("SELECT body FROM notes"), "[('new',), ('roll back, please',)]");

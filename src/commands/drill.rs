@@ -165,10 +165,7 @@ async fn restore_and_check(
         let folder = folder.clone();
         blocking(move || folder.scratch()).await?
     };
-    if let Some(free) = free_space(scratch.path())
-        && free / PART_OF_FREE_SPACE < bytes
-    {
-        let problem = format!("it takes {bytes} bytes, and {free} are free, of which a drill takes no more than half");
+    if let Some(problem) = free_space(scratch.path()).and_then(|free| does_not_fit(bytes, free)) {
         return Ok(DrillReport::skipped(report.snapshot, &problem));
     }
     let place = scratch.path().join("files");
@@ -201,6 +198,12 @@ async fn restore_and_check(
     blocking(check).await
 }
 
+/// Why a drill would not leave enough room, if so.
+fn does_not_fit(bytes: u64, free: u64) -> Option<String> {
+    let problem = || format!("it takes {bytes} bytes, and {free} are free, of which a drill takes no more than half");
+    (free / PART_OF_FREE_SPACE < bytes).then(problem)
+}
+
 /// Reads back what was restored.
 fn check(path: &Path, entry: &Entry) -> std::result::Result<(), String> {
     let meta = fs::symlink_metadata(path).map_err(|error| error.to_string());
@@ -231,5 +234,18 @@ fn hash(path: &Path) -> std::io::Result<Vec<u8>> {
 impl DrillReport {
     fn skipped(snapshot: String, why: &str) -> Self {
         Self { snapshot, skipped: Some(why.into()), ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drill_takes_no_more_than_half_of_what_is_free() {
+        assert_eq!(does_not_fit(50, 100), None);
+        assert_eq!(does_not_fit(0, 0), None);
+        assert!(does_not_fit(51, 100).unwrap().contains("51 bytes"));
+        assert!(does_not_fit(u64::MAX, u64::MAX).is_some());
     }
 }

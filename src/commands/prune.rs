@@ -91,20 +91,13 @@ pub(super) async fn find_shrink(
 }
 
 /// The regular snapshots of a machine, oldest first.
-pub(super) fn own_snapshots(
-    readable: &[(SnapshotId, Summary)],
-    machine: MachineId,
-) -> Vec<&(SnapshotId, Summary)> {
+pub(super) fn own_snapshots(readable: &[(SnapshotId, Summary)], machine: MachineId) -> Vec<&(SnapshotId, Summary)> {
     readable.iter().filter(|(id, summary)| !id.is_safety() && summary.machine == machine).collect()
 }
 
 /// Compares `files`, or what the newest of `own` holds, with the fullest of those since the owner last agreed. Whatever
 /// emptied the state, be it an accident or a machine set up anew: it must not push good snapshots out.
-pub(super) fn shrink(
-    own: &[&(SnapshotId, Summary)],
-    accepted: Option<&str>,
-    files: Option<u64>,
-) -> Option<Shrink> {
+pub(super) fn shrink(own: &[&(SnapshotId, Summary)], accepted: Option<&str>, files: Option<u64>) -> Option<Shrink> {
     let files = files.or_else(|| own.last().map(|(_, summary)| summary.files))?;
     let since = own.iter().filter(|(id, _)| accepted.is_none_or(|accepted| id.as_str() >= accepted));
     let (fullest, summary) = since.max_by_key(|(_, summary)| summary.files)?;
@@ -161,8 +154,7 @@ async fn remove_snapshots(
     }
     let ids: Vec<&SnapshotId> = own.iter().map(|(id, _)| id).collect();
     let kept = kept(&ids, target.keep_snapshots as usize, &target.retention, &jiff::Zoned::now());
-    let removed: Vec<SnapshotId> =
-        own.iter().map(|(id, _)| id).filter(|id| !kept.contains(id)).cloned().collect();
+    let removed: Vec<SnapshotId> = own.iter().map(|(id, _)| id).filter(|id| !kept.contains(id)).cloned().collect();
     for id in &removed {
         operation.check()?;
         repository.store.delete(&id.manifest_key()).await.map_err(|error| error.in_snapshot(id.as_str()))?;

@@ -167,7 +167,9 @@ impl<'w> Upload<'w> {
             let healed = self.captured.healed;
             let rest = match lost - healed {
                 0 => String::new(),
-                rest => format!("; {rest} are not on this machine any more, run verify to see which files are affected"),
+                rest => {
+                    format!("; {rest} are not on this machine any more, run verify to see which files are affected")
+                }
             };
             format!("packs were damaged or missing: {healed} of the {lost} pieces in them were stored again{rest}")
         });

@@ -96,7 +96,9 @@ pub async fn verify(target: &Target, options: VerifyOptions, operation: &Operati
                     is_whole = false;
                     let count = report.lost.len() - before;
                     let example = &first.path;
-                    report.problems.push(format!("snapshot {id} lacks content of {count} files, for example {example}"));
+                    report
+                        .problems
+                        .push(format!("snapshot {id} lacks content of {count} files, for example {example}"));
                 }
                 needed.extend(entries.iter().flat_map(Entry::chunks));
                 needed.extend(own);
@@ -173,7 +175,9 @@ async fn mark(repository: &Repository, index: &Index, found: &Found, report: &mu
         Ok(_) => Ok(true),
         Err(error) if error.code() == Code::Cancelled => Err(error),
         Err(error) => {
-            report.problems.push(format!("the damaged packs could not be marked, so that pushes rely on them: {error}"));
+            report
+                .problems
+                .push(format!("the damaged packs could not be marked, so that pushes rely on them: {error}"));
             Ok(false)
         }
     }
@@ -301,7 +305,8 @@ mod tests {
             frames: vec![FrameEntry::new(56, 40, &[(ChunkId([id; 16]), 1)])],
             header: Vec::new(),
         };
-        let index = Index::new([IndexObject { live: (1..=10).map(pack).collect(), ..IndexObject::default() }], |_| true);
+        let index =
+            Index::new([IndexObject { live: (1..=10).map(pack).collect(), ..IndexObject::default() }], |_| true);
         let ids = |part: Vec<usize>| part.iter().map(|number| index.packs[*number].entry.id.0[0]).collect::<Vec<_>>();
         assert_eq!(ids(part(&index, 1, PackId([3; 16]))), [4]);
         assert_eq!(ids(part(&index, 25, PackId([8; 16]))), [9, 10, 1]);

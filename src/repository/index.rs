@@ -14,7 +14,7 @@ use super::seal::{HEADER_LENGTH, Header, MasterKey, Role, Sealer, TAG_LENGTH, se
 use crate::error::{Error, Result};
 
 /// The most bytes that an index object may take in memory.
-const MAX_INDEX: usize = 256 << 20;
+const MAX_INDEX: usize = 64 << 20;
 /// Chunks after which a writer starts another index object: about 5 MB stored.
 pub const INDEX_TARGET_CHUNKS: usize = 256 << 10;
 
@@ -34,7 +34,7 @@ pub struct FrameEntry {
     #[n(1)]
     pub length: u32,
     /// Content bytes of each chunk.
-    #[n(2)]
+    #[cbor(n(2), with = "chunk_lengths")]
     chunk_lengths: Vec<u32>,
     /// The ids of the chunks, 16 bytes each, put together.
     #[cbor(n(3), with = "minicbor::bytes")]
@@ -343,6 +343,29 @@ mod bytes16 {
     }
 }
 
+mod chunk_lengths {
+    //! The lengths of a frame's chunks, as many as a frame may have: a few stored bytes must not become many in memory.
+    use super::pack::MAX_FRAME_CHUNKS;
+    use minicbor::{Decoder, Encode, Encoder};
+
+    pub fn encode<C, W: minicbor::encode::Write>(
+        lengths: &Vec<u32>,
+        encoder: &mut Encoder<W>,
+        context: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        lengths.encode(encoder, context)
+    }
+
+    pub fn decode<C>(decoder: &mut Decoder<'_>, _: &mut C) -> Result<Vec<u32>, minicbor::decode::Error> {
+        let lengths = decoder.array_iter::<u32>()?.take(MAX_FRAME_CHUNKS + 1).collect::<Result<Vec<_>, _>>()?;
+        if (1..=MAX_FRAME_CHUNKS).contains(&lengths.len()) {
+            Ok(lengths)
+        } else {
+            Err(minicbor::decode::Error::message("a frame has 1 to 65,536 chunks"))
+        }
+    }
+}
+
 mod pack_ids {
     //! Ids of packs as one CBOR byte string, 16 bytes each. An empty list at the end of an array is left out.
     use super::PackId;
@@ -394,7 +417,11 @@ mod tests {
 
     #[test]
     fn an_index_object_reads_back_when_sealed_and_when_cached() {
-        let object = IndexObject { live: vec![pack(1, &[1, 2])], condemned: vec![pack(2, &[3])], damaged: vec![PackId([1; 16])] };
+        let object = IndexObject {
+            live: vec![pack(1, &[1, 2])],
+            condemned: vec![pack(2, &[3])],
+            damaged: vec![PackId([1; 16])],
+        };
         let key = MasterKey::from_parts(MasterKeyId([1; 16]), [2; 32]);
         let (id, stored, cached) = object.seal(&key).unwrap();
         let opened = open_index(id, &stored, |_, _| Ok(&key)).unwrap();
@@ -466,7 +493,8 @@ mod tests {
     #[test]
     fn a_damaged_pack_is_read_only_where_no_other_has_the_chunk_and_is_never_relied_on() {
         let marks = IndexObject { damaged: vec![PackId([1; 16])], ..IndexObject::default() };
-        let index = Index::new([marks, live(&[pack(1, &[7, 8]), pack(2, &[7])]), condemned(&[pack(3, &[8])])], |_| true);
+        let index =
+            Index::new([marks, live(&[pack(1, &[7, 8]), pack(2, &[7])]), condemned(&[pack(3, &[8])])], |_| true);
         let holder = |chunk: u8| index.packs[index.find(ChunkId([chunk; 16])).unwrap().pack as usize].entry.id;
         assert_eq!((holder(7), holder(8)), (PackId([2; 16]), PackId([3; 16])));
         assert!(index.has_live(ChunkId([7; 16])) && !index.has_live(ChunkId([8; 16])));

@@ -23,7 +23,7 @@ use crate::task::blocking;
 /// The largest key slot that is read.
 const MAX_SLOT: u64 = 64 << 10;
 /// The largest index object that is read.
-const MAX_INDEX_OBJECT: u64 = 128 << 20;
+const MAX_INDEX_OBJECT: u64 = 64 << 20;
 /// How often an index that changes under the reader is listed again before giving up.
 const INDEX_ATTEMPTS: usize = 5;
 

@@ -21,7 +21,7 @@ pub const MAX_FRAME: usize = FRAME_TARGET + MAX_CHUNK;
 /// The largest pack that a reader accepts.
 pub const MAX_PACK: u64 = (PACK_TARGET + 2 * MAX_FRAME) as u64;
 /// The most chunks in a frame: all of them as small as content can be cut, one byte.
-const MAX_FRAME_CHUNKS: usize = 1 << 16;
+pub(super) const MAX_FRAME_CHUNKS: usize = 1 << 16;
 
 /// zstd's level: 3 compresses a state's JSON and text to within 3 % of level 9 in a fifth of the time.
 const COMPRESSION_LEVEL: i32 = 3;
@@ -292,11 +292,7 @@ impl PackEntry {
 
 impl PackEntry {
     /// The chunks of this entry that the stored bytes of its pack do not give; `key` finds a master key by the header.
-    pub fn lacking<'k>(
-        &self,
-        bytes: &[u8],
-        key: impl FnOnce(&Header, &str) -> Result<&'k MasterKey>,
-    ) -> Vec<ChunkId> {
+    pub fn lacking<'k>(&self, bytes: &[u8], key: impl FnOnce(&Header, &str) -> Result<&'k MasterKey>) -> Vec<ChunkId> {
         let mut hasher = None;
         let opener = PackOpener::new(self.id, &self.header, |header, name| {
             let key = key(header, name)?;

@@ -256,7 +256,7 @@ impl Repository {
 }
 
 /// Refuses a tree in which something lies below a file or a link: writing it would follow the link.
-fn check_parents(entries: &[Entry]) -> Result<()> {
+pub(crate) fn check_parents(entries: &[Entry]) -> Result<()> {
     let solid: HashSet<&str> = entries
         .iter()
         .filter(|entry| !matches!(entry.kind, Kind::Directory | Kind::Exception))

@@ -83,7 +83,7 @@ impl Writer {
     ) -> (Self, Uploads) {
         let (full, queue) = mpsc::unbounded_channel();
         let places = Arc::new(Semaphore::new(PACKS_IN_MEMORY));
-        let pack_target = Arc::new(AtomicUsize::new(PACK_TARGET));
+        let pack_target = Arc::new(AtomicUsize::new(SMALLEST_PACK_TARGET));
         let taken = adopted.iter().flat_map(|pack| &pack.frames).flat_map(FrameEntry::chunk_ids).collect();
         let key = repository.keyring.writing().clone();
         let writer = Self {

@@ -103,8 +103,7 @@ impl Bench {
     }
 
     pub fn try_partial_rollback(&self, snapshot: &str) -> Result<RollbackReport> {
-        let options =
-            RollbackOptions { snapshot: snapshot.into(), paths: Vec::new(), plan_only: false, partial: true };
+        let options = RollbackOptions { snapshot: snapshot.into(), paths: Vec::new(), plan_only: false, partial: true };
         self.run(rollback::rollback(&self.target, options, &Operation::default()))
     }
 
