@@ -838,6 +838,7 @@ module.exports = nativeBinding
 module.exports.applyRollback = nativeBinding.applyRollback
 module.exports.diff = nativeBinding.diff
 module.exports.discardRollback = nativeBinding.discardRollback
+module.exports.drill = nativeBinding.drill
 module.exports.list = nativeBinding.list
 module.exports.prepareRollback = nativeBinding.prepareRollback
 module.exports.prune = nativeBinding.prune

@@ -29,6 +29,7 @@ const CALLS = {
   restoreIfEmpty: (options, given = target) => api.restoreIfEmpty(given, options),
   diff: (options, given = target) => api.diff(given, { from: "latest", ...options }),
   verify: (options, given = target) => api.verify(given, options),
+  drill: (options, given = target) => api.drill(given, options),
   prune: (options, given = target) => api.prune(given, options),
   status: (options, given = target) => api.status(given, options),
 };
@@ -181,7 +182,7 @@ test("arguments of the wrong type are errors, not crashes", async () => {
     () => api.pull(target, { snapshot: "latest", directory: "/x", paths: [1] }),
     () => api.rollback(target, { snapshot: "latest", planOnly: "yes" }),
     () => api.diff(target, { from: null }),
-    () => api.verify(target, { readData: 1 }),
+    () => api.verify(target, { readData: "all" }),
     () => api.push(target, { trigger: {} }),
     () => api.list(target, { signal: "now" }),
     () => api.list(target, { signal: {} }),

@@ -116,9 +116,11 @@ export function status(report) {
     ["snapshots", number(snapshots)],
     ["latest", latest ? `${latest.id} (${latest.trigger}, ${latest.host}, ${size(latest.bytes)})` : "none"],
     ["left out", leftOut.join(", ") || "nothing"],
-    ["last proven", proven ? `${proven.snapshot} was restored and checked at ${proven.at}` : "none yet; drill tries one"],
+    ["proven", proven ? `${proven.snapshot} was restored and checked at ${proven.at}` : "none yet; drill tries one"],
   ];
-  const notes = failed ? [`warning: ${failed.snapshot} could not be restored at ${failed.at}: ${failed.problems[0]}`] : [];
+  const notes = failed
+    ? [`warning: ${failed.snapshot} could not be restored at ${failed.at}: ${failed.problems[0]}`]
+    : [];
   return { lines: table(rows), notes: shrunk ? [...notes, shrinkLine(shrunk)] : notes };
 }
 

@@ -129,7 +129,10 @@ export const VERBS = {
     describe: describe.drill,
     problem: ({ snapshot, problems }) => {
       if (problems.length === 0) return undefined;
-      return { code: "CORRUPT", message: `${snapshot} cannot be restored as it was: problems found: ${problems.length}` };
+      return {
+        code: "CORRUPT",
+        message: `${snapshot} cannot be restored as it was: problems found: ${problems.length}`,
+      };
     },
   },
 

@@ -22,8 +22,9 @@ fn a_push_in_a_process_of_its_own() {
     let Ok(config) = std::env::var(TASK) else { return };
     let target = Target::from_json(&serde_json::from_str(&config).unwrap()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let pushed = push::push(&target, PushOptions { trigger: Trigger::Manual }, &Operation::default());
-    runtime.block_on(pushed).unwrap();
+    let operation = Operation::default();
+    let options = PushOptions { trigger: Trigger::Manual };
+    runtime.block_on(push::push(&target, options, &operation)).unwrap();
 }
 
 fn start(bench: &Bench) -> Child {

@@ -126,7 +126,9 @@ export class Engine {
     try {
       const report = await this.call("drill");
       const { snapshot, skipped, problems } = report;
-      await this.record.set({ lastDrill: { at: Date.now(), place, snapshot, skipped, problems: problems.slice(0, 5) } });
+      await this.record.set({
+        lastDrill: { at: Date.now(), place, snapshot, skipped, problems: problems.slice(0, 5) },
+      });
       return report;
     } finally {
       this.#drilling = false;

@@ -83,6 +83,7 @@ impl Writer {
     ) -> (Self, Uploads) {
         let (full, queue) = mpsc::unbounded_channel();
         let places = Arc::new(Semaphore::new(PACKS_IN_MEMORY));
+        // Nothing is known of the line yet.
         let pack_target = Arc::new(AtomicUsize::new(SMALLEST_PACK_TARGET));
         let taken = adopted.iter().flat_map(|pack| &pack.frames).flat_map(FrameEntry::chunk_ids).collect();
         let key = repository.keyring.writing().clone();
@@ -324,10 +325,12 @@ impl Uploader {
     }
 }
 
-/// Makes packs as large as the line carries in [`UPLOAD_TIME_TARGET`].
+/// Makes packs as large as the line carries in [`UPLOAD_TIME_TARGET`], but no more than twice as large as before: others that
+/// are under way share the line.
 fn adapt(target: &AtomicUsize, bytes: u64, took: Duration) {
     let per_second = bytes as f64 / took.as_secs_f64().max(0.001);
     #[allow(clippy::cast_sign_loss)] // neither bytes nor seconds are negative
     let fitting = (per_second * UPLOAD_TIME_TARGET.as_secs_f64()) as usize;
-    target.store(fitting.clamp(SMALLEST_PACK_TARGET, PACK_TARGET), Ordering::Relaxed);
+    let most = PACK_TARGET.min(2 * target.load(Ordering::Relaxed));
+    target.store(fitting.clamp(SMALLEST_PACK_TARGET, most), Ordering::Relaxed);
 }
