@@ -56,6 +56,7 @@ pub enum Endpoint {
 }
 
 /// A validated configuration together with the state directory it applies to.
+#[allow(clippy::struct_excessive_bools)] // switches of the configuration, each its own field there
 #[derive(Debug, Clone)]
 pub struct Target {
     /// The `OpenClaw` state directory, absolute.

@@ -204,7 +204,9 @@ mod tests {
         assert!(PackEntry::of_pack(PackId([0; 16]), &a_pack(), |_, _| Ok(&key)).is_ok());
         assert!(IndexObject::from_compressed(&compress(&an_index()).unwrap(), "index/x").is_ok());
         assert_eq!(Entries::new(&a_tree()).collect::<crate::Result<Vec<_>>>().unwrap().len(), 3);
-        TARGETS.iter().for_each(|(_, target, seed)| target(&seed()));
+        for (_, target, seed) in TARGETS {
+            target(&seed());
+        }
     }
 
     #[test]
@@ -223,7 +225,9 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_the_bytes_are(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-            TARGETS.iter().for_each(|(_, target, _)| target(&bytes));
+            for (_, target, _) in TARGETS {
+                target(&bytes);
+            }
         }
 
         #[test]

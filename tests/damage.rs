@@ -6,6 +6,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use common::{Bench, Tree, assert_same, code, tree};
@@ -284,7 +285,6 @@ fn what_nobody_has_any_more_is_named_file_by_file_and_the_rest_restores_on_reque
     flip_newest_pack(&bench);
     let elsewhere = bench.other_machine("other");
     let pull = |name: &str, partial| {
-        use openclaw_b2_backup::commands::{PullOptions, pull};
         let directory = bench.root.path().join(name);
         let options = PullOptions { snapshot: snapshot.clone(), directory, paths: Vec::new(), partial };
         bench.run(pull::pull(&elsewhere, options, &Operation::default()))
@@ -345,7 +345,6 @@ fn drilled(bench: &Bench, target: &Target, snapshot: Option<&str>) -> openclaw_b
 
 #[test]
 fn a_drill_restores_beside_the_state_and_status_tells_of_it() {
-    use openclaw_b2_backup::commands::status;
     let bench = Bench::default();
     assert_eq!(drilled(&bench, &bench.target, None).skipped.as_deref(), Some("there is no snapshot yet"));
     bench.write("workspace/big.bin", noise(400_000, 3));
@@ -355,7 +354,6 @@ fn a_drill_restores_beside_the_state_and_status_tells_of_it() {
     let connection = rusqlite::Connection::open(bench.state("notes.sqlite")).unwrap();
     connection.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(a); INSERT INTO t VALUES ('x')").unwrap();
     drop(connection);
-    use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(bench.state("workspace/locked"), fs::Permissions::from_mode(0o500)).unwrap();
     let snapshot = bench.push().snapshot.unwrap();
     let state = bench.tree();

@@ -139,7 +139,7 @@ impl Service {
         match fault {
             Fault::LostAnswer => return None,
             Fault::Silence => loop {
-                std::thread::sleep(Duration::from_secs(3600));
+                std::thread::sleep(Duration::from_hours(1));
             },
             _ => {}
         }
@@ -182,22 +182,21 @@ impl Service {
         let objects = self.objects.lock().unwrap();
         let page = self.page.load(Ordering::SeqCst);
         let mut keys = objects.iter().filter(|(key, _)| **key > from);
-        let mut text = String::from("<?xml version=\"1.0\"?><ListBucketResult>");
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.000Z").to_string();
+        let mut parts = vec!["<?xml version=\"1.0\"?><ListBucketResult>".to_owned()];
         let mut last = "";
         for (key, bytes) in keys.by_ref().take(page) {
             last = key;
-            let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.000Z");
-            let size = bytes.len();
-            text += &format!(
-                "<Contents><Key>openclaw-backup/{key}</Key><Size>{size}</Size><LastModified>{now}</LastModified></Contents>"
-            );
+            let (name, size) = (format!("<Key>openclaw-backup/{key}</Key>"), bytes.len());
+            parts.push(format!("<Contents>{name}<Size>{size}</Size><LastModified>{now}</LastModified></Contents>"));
         }
         let more = keys.next().is_some();
-        text += &format!("<IsTruncated>{more}</IsTruncated>");
+        parts.push(format!("<IsTruncated>{more}</IsTruncated>"));
         if more {
-            text += &format!("<NextContinuationToken>{last}</NextContinuationToken>");
+            parts.push(format!("<NextContinuationToken>{last}</NextContinuationToken>"));
         }
-        (text + "</ListBucketResult>").into_bytes()
+        parts.push("</ListBucketResult>".into());
+        parts.concat().into_bytes()
     }
 }
 
@@ -261,7 +260,7 @@ fn a_server_that_only_fails_ends_in_a_clear_error_and_the_next_push_goes_on() {
         let error = push_until(&bench, &Operation::default()).unwrap_err();
         assert_eq!((code(&error), error.is_retryable()), (expected, expected == "NETWORK"), "{error}");
         service.works();
-        assert_eq!(bench.list(), [first.clone()]);
+        assert_eq!(bench.list(), std::slice::from_ref(&first));
         assert_same(&tree(&bench.pull(&first)), &before);
         let report = push_until(&bench, &Operation::default()).unwrap();
         assert!(report.uploaded_bytes < 100_000, "the content was there: {report:?}");

@@ -5,11 +5,8 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-
-use sha2::{Digest, Sha256};
 
 use super::list::select;
 use super::{DrillOptions, DrillReport, Meter, Operation};
@@ -18,7 +15,7 @@ use crate::error::{Code, Error, Result};
 use crate::repository::id::{SnapshotId, random};
 use crate::repository::manifest::Summary;
 use crate::repository::open::{IfMissing, Repository};
-use crate::repository::restore::free_space;
+use crate::repository::restore::{free_space, sha256_of};
 use crate::repository::tree::{Entry, Kind};
 use crate::state::database::check_integrity;
 use crate::state::private::{FOLDER, PrivateFolder, create_private_dir, write_durably};
@@ -214,21 +211,11 @@ fn check(path: &Path, entry: &Entry) -> std::result::Result<(), String> {
         Kind::Directory | Kind::Symlink => return Err("it did not come out as it was stored".into()),
         Kind::File | Kind::Database => {}
     }
-    let hash = hash(path).map_err(|error| error.to_string())?;
-    if hash != *entry.sha256 {
+    let sha256 = File::open(path).and_then(sha256_of).map_err(|error| error.to_string())?;
+    if sha256[..] != *entry.sha256 {
         return Err("on the disk it does not have the content that was stored".into());
     }
     if entry.kind == Kind::Database { check_integrity(path).map_err(|error| error.to_string()) } else { Ok(()) }
-}
-
-fn hash(path: &Path) -> std::io::Result<Vec<u8>> {
-    let (mut file, mut hasher, mut buffer) = (File::open(path)?, Sha256::new(), vec![0; 256 << 10]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hasher.finalize().to_vec()),
-            length => hasher.update(&buffer[..length]),
-        }
-    }
 }
 
 impl DrillReport {

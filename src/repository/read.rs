@@ -150,12 +150,11 @@ impl Repository {
                 };
                 let mut contents = Vec::with_capacity(chunks.len());
                 for (chunk, id) in chunks {
-                    match frame.chunk(*chunk as usize, *id, &hasher) {
-                        Some(content) => contents.push((*id, content)),
-                        None => {
-                            let problem = format!("frame {number} does not hold the chunk {id}");
-                            damaged(&[*id], Error::corrupt(&pack_key(pack.id), problem))?;
-                        }
+                    if let Some(content) = frame.chunk(*chunk as usize, *id, &hasher) {
+                        contents.push((*id, content));
+                    } else {
+                        let problem = format!("frame {number} does not hold the chunk {id}");
+                        damaged(&[*id], Error::corrupt(&pack_key(pack.id), problem))?;
                     }
                 }
                 sink(&contents)?;

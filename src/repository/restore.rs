@@ -81,7 +81,9 @@ impl Repository {
         };
         let losing = Arc::clone(&target);
         let damaged = move |chunks: &[ChunkId], error: Error| {
-            chunks.iter().for_each(|id| losing.lose_files_of(*id, &error));
+            for id in chunks {
+                losing.lose_files_of(*id, &error);
+            }
             Ok(())
         };
         self.read_sound_chunks(index, wanted, operation, Arc::new(sink), Arc::new(damaged)).await?;
