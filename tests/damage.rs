@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 
 use common::{Bench, Tree, assert_same, code, tree};
 use openclaw_b2_backup::Result;
-use openclaw_b2_backup::commands::{DrillOptions, Operation, VerifyOptions, VerifyReport, drill, list, prune, verify};
+use openclaw_b2_backup::commands::{
+    DrillOptions, Operation, PullOptions, VerifyOptions, VerifyReport, drill, list, prune, pull, status, verify,
+};
 use openclaw_b2_backup::config::Target;
 
 /// Bytes that do not compress, the same for the same seed.
