@@ -86,7 +86,10 @@ impl Repository {
             let (cache, secrets) = (cache.clone(), secrets.clone());
             blocking(move || Ok(open_remembered_slots(cache.as_deref(), &secrets)))
         };
-        let store::Opened { store, traffic } = store::open(target, &operation.cancel).await?;
+        let store::Opened { store, traffic } = match &operation.store {
+            Some(store) => store::stand_in(target, store, &operation.cancel),
+            None => store::open(target, &operation.cancel).await?,
+        };
         let contents = Contents::new(store.list("").await?);
         let (slots, opened) = remembered.await?;
         let mut repository = Self {
