@@ -68,7 +68,7 @@ pub async fn verify(target: &Target, options: VerifyOptions, operation: &Operati
         report.problems.extend(absent);
     }
     if options.read_data {
-        read_packs(&repository, &index, operation, &mut report).await?;
+        read_packs(&repository, &index, &needed, operation, &mut report).await?;
     }
     Ok(report)
 }
@@ -81,9 +81,14 @@ fn is_damage(error: &Error) -> bool {
 async fn read_packs(
     repository: &Repository,
     index: &Arc<Index>,
+    needed: &HashSet<ChunkId>,
     operation: &Operation,
     report: &mut VerifyReport,
 ) -> Result<()> {
+    let is_needed = |number: usize| {
+        let is_read_here = |chunk| index.find(chunk).is_some_and(|at| at.pack as usize == number);
+        index.packs[number].entry.chunk_ids().any(|chunk| needed.contains(&chunk) && is_read_here(chunk))
+    };
     let bytes = index.packs.iter().map(|pack| pack.entry.size).sum();
     let meter = Meter::new(operation, "verify", index.packs.len() as u64, bytes);
     let read = |number| {
@@ -95,6 +100,8 @@ async fn read_packs(
         let pack = &index.packs[number].entry;
         match result {
             Ok(()) => report.read_bytes += pack.size,
+            // Another machine has deleted it meanwhile.
+            Err(error) if error.code() == Code::NotFound && !is_needed(number) => {}
             Err(error) if is_damage(&error) => report.problems.push(error.to_string()),
             Err(error) => return Err(error),
         }
