@@ -15,49 +15,20 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
+use common::process::{self, Task};
 use common::{Bench, Node, Tree, assert_same, tree};
-use openclaw_b2_backup::commands::{
-    Operation, PullOptions, PushOptions, RollbackOptions, Trigger, pull, push, rollback,
-};
-use openclaw_b2_backup::config::Target;
+use openclaw_b2_backup::commands::rollback;
 
 /// What a pull that is under way has in its directory.
 const PARTIAL: &str = ".openclaw-b2-backup-partial";
 const MOVING: &str = ".openclaw-b2-backup-moving";
 
-/// What the process of its own is to do.
-const TASK: &str = "FAULTY_TASK";
-
 #[test]
 #[ignore = "the process whose calls the other tests fail"]
 fn the_faulty_command() {
-    let Ok(task) = std::env::var(TASK) else { return };
-    let task: serde_json::Value = serde_json::from_str(&task).unwrap();
-    let target = Target::from_json(&task["config"]).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (operation, snapshot) = (Operation::default(), task["snapshot"].as_str().unwrap().to_owned());
-    let result = runtime.block_on(async {
-        match task["verb"].as_str().unwrap() {
-            "push" => push::push(&target, PushOptions { trigger: Trigger::Manual }, &operation).await.map(|_| ()),
-            "pull" => {
-                let directory = task["to"].as_str().unwrap().into();
-                let options = PullOptions { snapshot, directory, paths: Vec::new() };
-                pull::pull(&target, options, &operation).await.map(|_| ())
-            }
-            "rollback" => {
-                let options = RollbackOptions { snapshot, paths: Vec::new(), plan_only: false };
-                rollback::rollback(&target, options, &operation).await.map(|_| ())
-            }
-            other => panic!("{other} is no verb"),
-        }
-    });
-    if let Err(error) = result {
-        eprintln!("FAILED {}: {error}", error.code());
-        // Not that of a panic.
-        std::process::exit(3);
-    }
+    process::perform();
 }
 
 /// The library that fails calls, compiled once. `None` in an environment that allows no seccomp filter.
@@ -153,30 +124,21 @@ impl Stage {
 
     /// Runs a command whose call number `at` ends as `how` says; 0 is none. Gives also what it said.
     fn run(&self, verb: &str, at: usize, how: &str) -> (Ending, String) {
-        let config = serde_json::json!({
-            "stateDir": self.bench.target.state_dir,
-            "endpoint": format!("file://{}", self.bench.repository().display()),
-            "applicationKey": "K005-key-of-a-test",
-            "encrypt": false,
-        });
-        let task = serde_json::json!({ "config": config, "verb": verb, "snapshot": self.first, "to": self.pulled() });
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "the_faulty_command", "--ignored", "--nocapture"])
-            .env(TASK, task.to_string())
+        let task = Task::new(&self.bench, verb).of(&self.first).to(self.pulled());
+        let output = task
+            .command("the_faulty_command")
             .env("LD_PRELOAD", &self.library)
             .env("FAULT_ROOTS", self.bench.root.path())
             .env("FAULT_LOG", self.log())
             .env("FAULT_AT", at.to_string())
             .env("FAULT_HOW", how)
             .env("TMPDIR", self.bench.root.path().join("tmp"))
-            .env("RUST_BACKTRACE", "0")
-            .stdin(Stdio::null())
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let ending = match output.status.code() {
             Some(0) => Ending::Done,
-            Some(3) => Ending::Failed,
+            Some(process::FAILED) => Ending::Failed,
             Some(137) => Ending::Crashed,
             _ => panic!("{verb}: {}: {said}", output.status),
         };

@@ -27,13 +27,6 @@ fn populate(bench: &Bench) {
     symlink("/nowhere/at all", bench.state("workspace/dangling")).unwrap();
 }
 
-/// Bytes that do not compress, the same for the same seed.
-fn noise(length: usize, seed: u64) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
-}
-
 #[test]
 fn a_snapshot_comes_back_whole_on_a_machine_that_has_only_the_configuration() {
     for fields in [serde_json::json!({}), serde_json::json!({ "encrypt": false })] {

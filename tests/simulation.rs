@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use common::{Tree, assert_same, tree};
+use common::{Tree, assert_same, noise, tree};
 use openclaw_b2_backup::commands::{
     Operation, PullOptions, PushOptions, RollbackOptions, Trigger, VerifyOptions, diff, list, prune, pull, push,
     rollback, status, verify,
@@ -739,13 +739,6 @@ async fn perform(target: Target, action: Action, to: PathBuf, operation: Operati
             Done::Other
         }
     })
-}
-
-/// Bytes that do not compress, the same for the same seed.
-fn noise(length: usize, seed: u64) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
 }
 
 fn any_action(random: &mut Random, listed: &[String]) -> Action {

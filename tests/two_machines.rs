@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
-use common::{Tree, assert_same, tree};
+use common::{Tree, assert_same, noise, tree};
 use openclaw_b2_backup::commands::{
     Operation, PullOptions, PushOptions, RollbackOptions, Trigger, VerifyOptions, list, prune, pull, push, rollback,
     verify,
@@ -18,13 +18,6 @@ use openclaw_b2_backup::commands::{
 use openclaw_b2_backup::config::Target;
 
 const MACHINES: usize = 2;
-
-/// Bytes that do not compress, the same for the same seed.
-fn noise(length: usize, seed: u64) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
-}
 
 fn target(root: &Path, machine: usize, fields: &serde_json::Value) -> Target {
     let state_dir = root.join(format!("state-{machine}"));

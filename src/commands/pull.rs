@@ -1,7 +1,7 @@
 //! `pull`: writes a snapshot's files into a new or empty directory, never into the live state.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::repository::open::{IfMissing, Repository};
 use crate::repository::restore::parents;
 use crate::repository::tree::{Entry, Kind};
 use crate::state::places::Places;
-use crate::state::private::{create_private_dir, remove_tree, write_durably};
+use crate::state::private::{create_private_dir, create_private_file, remove_tree};
 use crate::state::rules::PathFilter;
 use crate::task::blocking;
 
@@ -174,7 +174,9 @@ impl Destination {
         // The names of a snapshot's files are text.
         let texts: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
         let list = serde_json::to_vec(&texts).map_err(|error| Error::new(Code::Io, error.to_string()))?;
-        write_durably(&moving, &list)?;
+        // One that was cut is no list, and then nothing was moved either.
+        let mut file = create_private_file(&moving)?;
+        file.write_all(&list).and_then(|()| file.sync_all()).map_err(failed)?;
         names.iter().try_for_each(|name| move_up(&partial.join(name), &self.directory.join(name))).map_err(failed)?;
         // From here on the pull is done.
         fs::remove_file(&moving).map_err(failed)?;
