@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use common::{Bench, Gateway, Node, Tree, assert_same, code, tree};
+use common::{Bench, Gateway, Node, Tree, assert_same, code, noise, tree};
 
 fn populate(bench: &Bench) {
     bench.write("openclaw.json", "{}");
