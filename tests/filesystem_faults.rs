@@ -31,15 +31,6 @@ fn the_faulty_command() {
     process::perform();
 }
 
-/// The library that fails calls, compiled once. `None` in an environment that allows no seccomp filter.
-fn library(folder: &Path) -> PathBuf {
-    let library = folder.join("faults.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/faults.c");
-    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&library).arg(source).status();
-    assert!(compiled.expect("cc, which SQLite needs too, is there").success());
-    library
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
     Done,
@@ -97,7 +88,7 @@ impl Stage {
         models.insert("later".into(), old.clone());
         fs::create_dir(bench.root.path().join("tmp")).unwrap();
         let copy = tempfile::tempdir().unwrap();
-        let library = library(copy.path());
+        let library = process::faults(copy.path());
         let stage = Self { bench, copy, first, models, old, library };
         stage.copy_all(stage.bench.root.path(), &stage.copy.path().join("all"));
         stage

@@ -3,24 +3,26 @@
 //!
 //! All machines run on one thread with a paused clock. Each store operation waits until it is called up, and one is called
 //! up only when nothing else moves: every machine waits at the store or is done. What is called up, what becomes of it and
-//! what its listing shows comes from the seed. A model says what each snapshot has to give back.
+//! what its listing shows comes from the seed, and so do random bytes and what the clock of each machine shows: all of it
+//! runs in a process of its own under `common/faults.c`. A model says what each snapshot has to give back.
 //!
 //! `SEEDS=1000 cargo test --test simulation -- --ignored --nocapture` tries more seeds, `SEEDS=5000..6000` others, and
 //! `SEED=7 cargo test --test simulation -- --ignored --exact replay --nocapture` shows one, operation by operation.
 
-#![cfg(unix)]
+#![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use common::{Tree, assert_same, noise, tree};
+use common::{Tree, assert_same, noise, process, tree};
 use openclaw_b2_backup::commands::{
     Operation, PullOptions, PushOptions, RollbackOptions, Trigger, VerifyOptions, diff, list, prune, pull, push,
     rollback, status, verify,
@@ -60,8 +62,59 @@ impl Random {
     }
 }
 
+/// The clock and the random bytes of this process, see `common/faults.c`.
+struct Fate {
+    file: fs::File,
+    /// When it began, on the clock that nobody sets.
+    began: (SystemTime, Instant),
+}
+
+impl Fate {
+    /// Names the file, in the process that has one.
+    const FILE: &str = "FAULT_FATE";
+
+    fn get() -> &'static Self {
+        static FATE: OnceLock<Fate> = OnceLock::new();
+        FATE.get_or_init(|| {
+            let path = std::env::var_os(Self::FILE).expect("this runs in a process of its own");
+            let file = fs::File::options().write(true).open(path).unwrap();
+            Self { file, began: (SystemTime::now(), Instant::now()) }
+        })
+    }
+
+    fn show(&self, time: SystemTime) {
+        let now = self.began.0 + self.began.1.elapsed();
+        let ahead = time.duration_since(now).map(|ahead| ahead.as_nanos() as i64);
+        let off = ahead.unwrap_or_else(|behind| -(behind.duration().as_nanos() as i64));
+        self.file.write_all_at(&off.to_ne_bytes(), 0).unwrap();
+    }
+
+    fn seed(&self, seed: u64) {
+        self.file.write_all_at(&(seed | 1 << 63).to_ne_bytes(), 8).unwrap();
+    }
+
+    /// Runs a test of this file in a process of its own, unless this is it.
+    fn run(test: &str, body: impl FnOnce()) {
+        if std::env::var_os(Self::FILE).is_some() {
+            return body();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("fate");
+        fs::write(&file, [0; 16]).unwrap();
+        let ended = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--include-ignored", "--nocapture"])
+            .env("LD_PRELOAD", process::faults(folder.path()))
+            .env(Self::FILE, file)
+            .status()
+            .unwrap();
+        assert!(ended.success(), "see above");
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Op {
+    /// Not one of the store: the machine begins.
+    Begin,
     List(String),
     Get(String),
     Range(String, u64, u64),
@@ -70,16 +123,17 @@ enum Op {
 }
 
 impl Op {
-    /// Without what differs between runs of one seed.
+    /// Without what differs between runs of one seed: the day on which it runs.
     fn shown(&self) -> String {
         let (verb, key) = match self {
+            Self::Begin => return "begin".into(),
             Self::List(prefix) => ("list", prefix),
             Self::Get(key) => ("get", key),
             Self::Range(key, ..) => ("read", key),
             Self::Put(key, _) => ("put", key),
             Self::Delete(key) => ("delete", key),
         };
-        format!("{verb} {key}")
+        format!("{verb} {}", key.rsplit_once("Z-").map_or(key.as_str(), |(_, key)| key))
     }
 
     fn order(&self) -> (String, u64) {
@@ -150,6 +204,8 @@ struct World {
     models: BTreeMap<String, Arc<Tree>>,
     /// How often, in percent, a listing keeps back what is new or shows what is gone.
     hides: u64,
+    /// How often, in a thousand, much time passes during an operation.
+    sleeps: u64,
     random: Random,
 }
 
@@ -193,6 +249,7 @@ impl World {
             object.map(|object| object.bytes.clone())
         };
         match op {
+            Op::Begin => Ok(Answer::Nothing),
             Op::List(prefix) => Ok(Answer::Listing(self.list(machine, prefix))),
             Op::Get(key) => find(key).map(Answer::Bytes),
             Op::Range(key, offset, length) => {
@@ -227,6 +284,13 @@ impl World {
                 Ok(Answer::Nothing)
             }
         }
+    }
+
+    /// Sets the clock to what it shows on a machine.
+    fn show_clock_of(&self, machine: usize) {
+        let skew = self.machines[machine].skew;
+        let off = HOUR * u32::try_from(skew.unsigned_abs()).unwrap();
+        Fate::get().show(if skew < 0 { self.now - off } else { self.now + off });
     }
 
     fn listed(&self) -> Vec<String> {
@@ -321,10 +385,7 @@ impl Store for Remote {
 
     /// As the contract has it: what the last answer said, and before the first one the machine's own clock.
     fn now(&self) -> SystemTime {
-        let world = lock(&self.world);
-        let machine = &world.machines[self.machine];
-        let off = HOUR * u32::try_from(machine.skew.unsigned_abs()).unwrap();
-        machine.told.unwrap_or(if machine.skew < 0 { world.now - off } else { world.now + off })
+        lock(&self.world).machines[self.machine].told.unwrap_or_else(SystemTime::now)
     }
 
     fn location(&self) -> String {
@@ -346,8 +407,12 @@ struct Simulation {
 
 impl Simulation {
     fn new(seed: u64, machines: &[(usize, i64)], encrypt: bool) -> Self {
+        Fate::get().seed(seed);
+        // To the second, as what is random must not depend on less.
+        let since = Fate::get().began.0.duration_since(UNIX_EPOCH).unwrap();
+        let today = UNIX_EPOCH + Duration::from_secs(since.as_secs());
         let world = World {
-            now: UNIX_EPOCH + Duration::from_hours(24 * 20_500),
+            now: today,
             operations: 0,
             objects: BTreeMap::new(),
             gone: Vec::new(),
@@ -357,6 +422,7 @@ impl Simulation {
                 .collect(),
             models: BTreeMap::new(),
             hides: 0,
+            sleeps: 0,
             random: Random(seed ^ 0x5eed),
         };
         let root = tempfile::tempdir().unwrap();
@@ -456,12 +522,19 @@ impl Simulation {
                 let known = &mut world.machines[*machine];
                 (known.state, known.told, known.misled) = (Arc::new(tree(&state)), None, false);
             }
-            let operation = Operation { store: Some(Arc::new(remote)), ..Operation::default() };
+            let remote = Arc::new(remote);
+            let operation = Operation { store: Some(Arc::clone(&remote) as Arc<dyn Store>), ..Operation::default() };
             let to = self.root.path().join(format!("pulled-{machine}"));
-            tasks.insert(*machine, self.runtime.spawn(perform(target, action.clone(), to, operation)));
+            let action = action.clone();
+            let task = async move {
+                remote.ask(Op::Begin).await?;
+                perform(target, action, to, operation).await
+            };
+            tasks.insert(*machine, self.runtime.spawn(task));
         }
         let mut counts: BTreeMap<usize, u64> = BTreeMap::new();
         let (world, trace, faults) = (&self.world, &mut self.trace, &mut self.faults);
+        let sleeps = lock(world).sleeps;
         let crashed = self.runtime.block_on(async {
             let mut crashed = BTreeSet::new();
             let mut idle = 0;
@@ -480,9 +553,13 @@ impl Simulation {
                 let chosen = random.below(waiting.len() as u64) as usize;
                 let Waiting { machine, op, answer } = waiting.remove(chosen);
                 drop(waiting);
-                let number = counts.entry(machine).or_default();
-                let verdict = judge(random, machine, *number);
-                *number += 1;
+                let verdict = if let Op::Begin = op {
+                    Verdict::Done
+                } else {
+                    let number = counts.entry(machine).or_default();
+                    *number += 1;
+                    judge(random, machine, *number - 1)
+                };
                 trace.push(format!(
                     "{machine} {} {}",
                     op.shown(),
@@ -492,10 +569,15 @@ impl Simulation {
                 let mut world = lock(world);
                 world.operations += 1;
                 world.now += Duration::from_millis(random.below(3_000));
+                if random.below(1_000) < sleeps {
+                    // The machines sleep, or the line is that slow.
+                    world.now += Duration::from_mins(random.pick(&[1, 8, 15, 300, 3_000, 9_000]));
+                }
                 let takes_effect =
                     !matches!(verdict, Verdict::Fail { after: false, .. } | Verdict::Crash { after: false });
                 let result = if takes_effect { world.take_effect(machine, &op) } else { Ok(Answer::Nothing) };
                 world.machines[machine].told = Some(world.now);
+                world.show_clock_of(machine);
                 drop(world);
                 match verdict {
                     Verdict::Done => _ = answer.send(result),
@@ -580,7 +662,10 @@ impl Simulation {
     /// The next run of every machine works without repair, everything listed gives back what it has to, also once all that
     /// nobody needs is gone.
     fn check_all(&mut self) {
-        lock(&self.world).hides = 0;
+        {
+            let mut world = lock(&self.world);
+            (world.hides, world.sleeps) = (0, 0);
+        }
         let machines = lock(&self.world).machines.len();
         for machine in 0..machines {
             self.must(machine, Action::Push);
@@ -767,7 +852,10 @@ fn simulate(seed: u64) -> Simulation {
     let encrypt = random.percent(5);
     let mut simulation = Simulation::new(seed, &machines, encrypt);
     let faults = random.pick(&[0, 2, 8]);
-    lock(&simulation.world).hides = random.pick(&[0, 0, 15]);
+    {
+        let mut world = lock(&simulation.world);
+        (world.hides, world.sleeps) = (random.pick(&[0, 0, 15]), random.pick(&[0, 0, 30]));
+    }
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         for _ in 0..4 + random.below(5) {
             let listed = lock(&simulation.world).listed();
@@ -937,12 +1025,14 @@ const KINDS: [fn(bool) -> Verdict; 3] = [
 #[test]
 #[ignore = "slow; npm test runs it"]
 fn every_store_operation_of_every_command_may_fail() {
-    if std::env::var("FAULTS").is_ok_and(|which| which == "all") {
-        fail_every_operation(|_| KINDS.to_vec(), false);
-        fail_every_operation(|_| KINDS.to_vec(), true);
-    } else {
-        fail_every_operation(|number| vec![KINDS[number as usize % KINDS.len()]], false);
-    }
+    Fate::run("every_store_operation_of_every_command_may_fail", || {
+        if std::env::var("FAULTS").is_ok_and(|which| which == "all") {
+            fail_every_operation(|_| KINDS.to_vec(), false);
+            fail_every_operation(|_| KINDS.to_vec(), true);
+        } else {
+            fail_every_operation(|number| vec![KINDS[number as usize % KINDS.len()]], false);
+        }
+    });
 }
 
 fn simulate_all(seeds: std::ops::Range<u64>) {
@@ -959,7 +1049,23 @@ fn simulate_all(seeds: std::ops::Range<u64>) {
 
 #[test]
 fn whatever_machines_and_store_do_nothing_that_is_listed_is_lost() {
-    simulate_all(0..8);
+    Fate::run("whatever_machines_and_store_do_nothing_that_is_listed_is_lost", || simulate_all(0..8));
+}
+
+#[test]
+fn a_seed_gives_the_same_run_again() {
+    Fate::run("a_seed_gives_the_same_run_again", || {
+        for seed in 50..53 {
+            let operations = || {
+                let trace = simulate(seed).trace;
+                trace.into_iter().filter(|line| !line.contains(": ")).collect::<Vec<_>>()
+            };
+            let (first, second) = (operations(), operations());
+            let differs = first.iter().zip(&second).position(|(first, second)| first != second);
+            let from = differs.unwrap_or(0).saturating_sub(8);
+            assert!(first == second, "{seed}: {:#?}\n{:#?}", &first[from..from + 10], &second[from..from + 10]);
+        }
+    });
 }
 
 #[test]
@@ -967,15 +1073,17 @@ fn whatever_machines_and_store_do_nothing_that_is_listed_is_lost() {
 fn whatever_machines_and_store_do_nothing_that_is_listed_is_lost_with_more_seeds() {
     let seeds = std::env::var("SEEDS").unwrap_or_else(|_| "40".into());
     let number = |text: &str| text.parse().expect("SEEDS is a number, or a range such as 10..20");
-    simulate_all(match seeds.split_once("..") {
+    let seeds = match seeds.split_once("..") {
         Some((from, to)) => number(from)..number(to),
         None => 100..100 + number(&seeds),
-    });
+    };
+    let name = "whatever_machines_and_store_do_nothing_that_is_listed_is_lost_with_more_seeds";
+    Fate::run(name, || simulate_all(seeds));
 }
 
 #[test]
 #[ignore = "shows the one seed that SEED names"]
 fn replay() {
     let Some(seed) = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()) else { return };
-    eprintln!("{}", simulate(seed).trace.join("\n"));
+    Fate::run("replay", || eprintln!("{}", simulate(seed).trace.join("\n")));
 }

@@ -1,6 +1,6 @@
 //! What a repository's listing shows: which snapshots, packs, index objects and key slots exist.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -14,9 +14,9 @@ pub struct Contents {
     /// Snapshots, oldest first.
     pub snapshots: Vec<(SnapshotId, ObjectMeta)>,
     /// Packs.
-    pub packs: HashMap<PackId, ObjectMeta>,
+    pub packs: BTreeMap<PackId, ObjectMeta>,
     /// Index objects.
-    pub indexes: HashMap<IndexId, ObjectMeta>,
+    pub indexes: BTreeMap<IndexId, ObjectMeta>,
     /// Key slots in the order of their making, by the store's clock, then by id.
     pub slots: Vec<(SlotId, ObjectMeta)>,
     /// Snapshots of 0.1.x. They count nowhere else: not as stored bytes, not for retention, not for keys.
@@ -40,8 +40,8 @@ impl Contents {
     pub fn new(listing: Listing) -> Self {
         let mut contents = Self {
             snapshots: Vec::new(),
-            packs: HashMap::new(),
-            indexes: HashMap::new(),
+            packs: BTreeMap::new(),
+            indexes: BTreeMap::new(),
             slots: Vec::new(),
             legacy: Arc::default(),
             removals: Vec::new(),

@@ -1,4 +1,4 @@
-/* Faults of the file system, for the process that this library is preloaded into (Linux, x86-64 and AArch64).
+/* Faults of the file system, and a clock and random bytes of one's own, for the process that this library is preloaded into (Linux, x86-64 and AArch64).
  *
  * A seccomp filter hands every system call that changes files to the handler below, whoever makes it: libc, SQLite, or Rust
  * code that does not go through libc. The handler counts those at or below the directories FAULT_ROOTS (separated by ':')
@@ -7,7 +7,8 @@
  *   FAULT_HOW   ENOSPC, EIO, EACCES: it fails so, and has no effect; with a '+' behind it, all later ones fail, too
  *               before, after: the process ends before or after it; torn: a write ends halfway, and with it the process
  *   FAULT_LOG   a file that gets a line for each counted call
- *   FAULT_CLOCK seconds by which this process' clock is off
+ *   FAULT_FATE  a file of two numbers of 8 bytes that may change at any time: by how many nanoseconds this process' clock is
+ *               off, and from where its random bytes follow; while the second is 0 they are those of the system
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -23,10 +24,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 /* The only system call instruction that the filter lets through unseen. */
 long fault_syscall(long number, long a, long b, long c, long d, long e, long f);
@@ -70,7 +73,7 @@ static const char *roots;
 static long at, calls;
 static int log_file = -1, error_number, goes_on;
 static enum { FAIL, BEFORE, AFTER, TORN } how;
-static double clock_off;
+static volatile int64_t *fate;
 
 static long do_call(long number, const long *a) {
   return fault_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
@@ -171,18 +174,46 @@ static void handle(int signal_number, siginfo_t *info, void *context) {
   errno = before;
 }
 
-/* Two machines whose clocks differ see each other's files with the times of the file system. */
 int clock_gettime(clockid_t clock, struct timespec *time) {
   static int (*real)(clockid_t, struct timespec *);
   if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
   int result = real(clock, time);
-  if (result == 0 && clock == CLOCK_REALTIME) time->tv_sec += (time_t)clock_off;
+  if (result == 0 && clock == CLOCK_REALTIME && fate) {
+    int64_t shown = (int64_t)time->tv_sec * 1000000000 + time->tv_nsec + fate[0];
+    time->tv_sec = shown / 1000000000;
+    time->tv_nsec = shown % 1000000000;
+  }
   return result;
 }
 
+/* SplitMix64 (Steele et al., 2014). Without 0x4, GRND_INSECURE, which is how Rust asks for the keys of its hash tables: how
+ * many threads have some must not matter. */
+ssize_t getrandom(void *buffer, size_t length, unsigned flags) {
+  if (!fate || !fate[1]) return syscall(SYS_getrandom, buffer, length, flags);
+  for (size_t i = 0; i < length; i += 8) {
+    uint64_t mixed = 0;
+    if (!(flags & 4)) mixed = __atomic_add_fetch((uint64_t *)&fate[1], 0x9e3779b97f4a7c15, __ATOMIC_SEQ_CST);
+    mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9;
+    mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111eb;
+    mixed ^= mixed >> 31;
+    memcpy((char *)buffer + i, &mixed, length - i < 8 ? length - i : 8);
+  }
+  return (ssize_t)length;
+}
+
 __attribute__((constructor)) static void start(void) {
-  const char *text = getenv("FAULT_CLOCK");
-  if (text) clock_off = atof(text);
+  /* One processor, so that things come in nearly the same order every time. */
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(sched_getcpu(), &one);
+  sched_setaffinity(0, sizeof one, &one);
+  const char *text = getenv("FAULT_FATE");
+  if (text) {
+    int opened = open(text, O_RDWR | O_CLOEXEC);
+    void *mapped = mmap(NULL, 16, PROT_READ | PROT_WRITE, MAP_SHARED, opened, 0);
+    if (opened < 0 || mapped == MAP_FAILED) abort();
+    fate = mapped;
+  }
   roots = getenv("FAULT_ROOTS");
   if (!roots) return;
   if ((text = getenv("FAULT_AT"))) at = atol(text);
@@ -195,12 +226,6 @@ __attribute__((constructor)) static void start(void) {
   how = !strcmp(text, "before") ? BEFORE : !strcmp(text, "after") ? AFTER : !strcmp(text, "torn") ? TORN : FAIL;
   error_number = !strncmp(text, "ENOSPC", 6) ? ENOSPC : !strncmp(text, "EACCES", 6) ? EACCES : EIO;
   goes_on = strchr(text, '+') != NULL;
-
-  /* One processor, so that the calls come in nearly the same order every time. */
-  cpu_set_t one;
-  CPU_ZERO(&one);
-  CPU_SET(sched_getcpu(), &one);
-  sched_setaffinity(0, sizeof one, &one);
 
   struct sigaction action;
   memset(&action, 0, sizeof action);

@@ -1,7 +1,7 @@
 //! Commands in a process of their own: to be killed, or to have their calls fail. A test that calls [`perform`] is started
 //! again as that process.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -80,4 +80,13 @@ pub fn perform() {
         eprintln!("FAILED {}: {error}", error.code());
         std::process::exit(FAILED);
     }
+}
+
+/// Makes the library of `faults.c`, which a process is started with, in `folder`.
+pub fn faults(folder: &Path) -> PathBuf {
+    let library = folder.join("faults.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/faults.c");
+    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&library).arg(source).status();
+    assert!(compiled.expect("cc, which SQLite needs too, is there").success());
+    library
 }
