@@ -160,16 +160,32 @@ impl<'w> Upload<'w> {
     }
 
     async fn write(&mut self, origin: &Origin<'_>) -> Result<SnapshotId> {
-        let took_long = |took: Duration| took > TRUST_LISTING;
-        // The monotonic clock stands still while some machines sleep, the other one may be set back.
-        if took_long(self.listed_at.0.elapsed()) || self.listed_at.1.elapsed().is_ok_and(took_long) {
-            confirm_packs(&mut self.repository, &self.index, &self.new_packs).await?;
+        if took_long(self.listed_at) {
+            self.listed_at = (Instant::now(), SystemTime::now());
+            if !self.all_is_live().await? {
+                return Err(pruned_meanwhile());
+            }
         }
         if self.repository.keyring.is_plain() && self.repository.listed_slots().await? > 0 {
             return Err(Error::config("encrypt", "is false, but another machine has just turned encryption on")
                 .advise("remove `encrypt: false`"));
         }
-        write_manifest(&self.repository, self.workplace, origin, &self.captured).await
+        let id = write_manifest(&self.repository, self.workplace, origin, &self.captured).await?;
+        // The machine may have slept just then.
+        if took_long(self.listed_at) && !self.all_is_live().await? {
+            self.repository.store.delete(&id.manifest_key()).await?;
+            return Err(pruned_meanwhile());
+        }
+        Ok(id)
+    }
+
+    /// Whether what this push relied on is still there. Only a push of many minutes can find anything else.
+    async fn all_is_live(&mut self) -> Result<bool> {
+        self.repository.refresh().await?;
+        let now = self.repository.load_index().await?;
+        let relied_on = self.index.packs.iter().filter(|pack| self.index.is_live(pack)).map(|pack| pack.entry.id);
+        let is_live = |id: PackId| now.pack(id).is_some_and(|pack| now.is_live(pack));
+        Ok(relied_on.chain(self.new_packs.iter().copied()).all(is_live))
     }
 
     /// Remembers what was read, and the snapshot made of it. A cache that fails costs time only.
@@ -183,6 +199,12 @@ impl<'w> Upload<'w> {
             cache.put_objects([(LAST_SNAPSHOT.to_owned(), &bytes[..])])
         });
     }
+}
+
+/// Whether what was seen at that moment is too long ago to be relied on.
+fn took_long((instant, time): (Instant, SystemTime)) -> bool {
+    // The monotonic clock stands still while some machines sleep, the other one may be set back.
+    instant.elapsed() > TRUST_LISTING || time.elapsed().is_ok_and(|took| took > TRUST_LISTING)
 }
 
 /// What to do when this machine's last snapshot holds the very same.
@@ -215,18 +237,10 @@ fn packs_to_adopt(repository: &Repository, index: &Index, pending: Vec<PackEntry
     pending.into_iter().filter(usable).collect()
 }
 
-/// Checks that what this push relied on is still there. Only a push of many minutes can find anything else.
-async fn confirm_packs(repository: &mut Repository, index: &Index, new_packs: &[PackId]) -> Result<()> {
-    repository.refresh().await?;
-    let now = repository.load_index().await?;
-    let relied_on = index.packs.iter().filter(|pack| index.is_live(pack)).map(|pack| pack.entry.id);
-    let is_live = |id: PackId| now.pack(id).is_some_and(|pack| now.is_live(pack));
-    if relied_on.chain(new_packs.iter().copied()).all(is_live) {
-        return Ok(());
-    }
-    Err(Error::new(Code::Network, "another machine pruned the repository during this long push")
+fn pruned_meanwhile() -> Error {
+    Error::new(Code::Network, "another machine pruned the repository during this long push")
         .advise("try again; what was uploaded and is still there is not sent again")
-        .retryable())
+        .retryable()
 }
 
 /// How a snapshot comes to be.

@@ -90,7 +90,7 @@ impl Repository {
             Some(store) => store::stand_in(target, store, &operation.cancel),
             None => store::open(target, &operation.cancel).await?,
         };
-        let contents = Contents::new(store.list("").await?);
+        let contents = Contents::of(&*store).await?;
         let (slots, opened) = remembered.await?;
         let mut repository = Self {
             store,
@@ -355,7 +355,7 @@ impl Repository {
     /// # Errors
     /// Those of [`Store::list`](crate::store::Store::list).
     pub async fn refresh(&mut self) -> Result<()> {
-        self.contents = Contents::new(self.store.list("").await?);
+        self.contents = Contents::of(&*self.store).await?;
         Ok(())
     }
 
