@@ -188,6 +188,8 @@ struct Machine {
     told: Option<SystemTime>,
     /// Its regular snapshots.
     committed: BTreeSet<String>,
+    /// Those that its command made, and may take back.
+    made: BTreeSet<String>,
     keep: usize,
     /// Whether a listing has kept something from its command.
     misled: bool,
@@ -267,6 +269,7 @@ impl World {
                 }
                 if let Some(id) = key.strip_suffix("/manifest.json") {
                     self.models.entry(id.into()).or_insert_with(|| Arc::clone(&self.machines[machine].state));
+                    self.machines[machine].made.insert(id.into());
                     if !id.starts_with("safety-") {
                         self.machines[machine].committed.insert(id.into());
                     }
@@ -275,7 +278,12 @@ impl World {
             }
             Op::Delete(key) => {
                 if let Some(id) = key.strip_suffix("/manifest.json") {
-                    assert!(self.machines[machine].committed.contains(id), "machine {machine} removes {id} of another");
+                    let own = &mut self.machines[machine];
+                    if own.made.contains(id) {
+                        own.committed.remove(id);
+                    } else {
+                        assert!(own.committed.contains(id), "machine {machine} removes {id} of another");
+                    }
                 }
                 if let Some(mut object) = self.objects.remove(key) {
                     object.died = Some(self.operations);
@@ -521,6 +529,7 @@ impl Simulation {
                 let mut world = lock(&self.world);
                 let known = &mut world.machines[*machine];
                 (known.state, known.told, known.misled) = (Arc::new(tree(&state)), None, false);
+                known.made.clear();
             }
             let remote = Arc::new(remote);
             let operation = Operation { store: Some(Arc::clone(&remote) as Arc<dyn Store>), ..Operation::default() };

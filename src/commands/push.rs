@@ -10,11 +10,12 @@ use super::workplace::Workplace;
 use super::{Meter, Operation, PushOptions, PushReport, Trigger, prune};
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
-use crate::repository::id::{PackId, SnapshotId};
+use crate::repository::id::SnapshotId;
 use crate::repository::index::{Index, PackEntry};
 use crate::repository::legacy::LegacyId;
 use crate::repository::manifest::{LISTED_EXCEPTIONS, Summary};
 use crate::repository::open::{IfMissing, Repository};
+use crate::repository::tree::Entry;
 use crate::repository::write::Writer;
 
 /// A push that took longer than this looks again at what the store holds before it commits. Far below the grace period
@@ -94,7 +95,7 @@ pub(super) struct Upload<'w> {
     index: Arc<Index>,
     workplace: &'w Workplace,
     listed_at: (Instant, SystemTime),
-    new_packs: Vec<PackId>,
+    operation: Operation,
 }
 
 impl<'w> Upload<'w> {
@@ -126,14 +127,14 @@ impl<'w> Upload<'w> {
             WhenUnchanged::Store => None,
         };
         let read = survey.read(repository.keyring.naming(), writer, meter, stored_digest, operation).await;
-        let new_packs = uploads.finish().await;
+        let uploaded = uploads.finish().await;
         // A failed upload stops the work with CANCELLED; the upload's own error says why.
-        let (captured, new_packs) = match (read, new_packs) {
-            (Ok(captured), Ok(new_packs)) => (captured, new_packs),
-            (Err(error), Ok(_)) | (_, Err(error)) => return Err(error),
+        let captured = match (read, uploaded) {
+            (Ok(captured), Ok(())) => captured,
+            (Err(error), Ok(())) | (_, Err(error)) => return Err(error),
         };
         operation.check()?;
-        Ok(Self { repository, captured, index, workplace, listed_at, new_packs })
+        Ok(Self { repository, captured, index, workplace, listed_at, operation: operation.clone() })
     }
 
     /// Whether this machine's last snapshot is there and holds the very same, so that there is nothing to commit.
@@ -171,7 +172,7 @@ impl<'w> Upload<'w> {
                 .advise("remove `encrypt: false`"));
         }
         let id = write_manifest(&self.repository, self.workplace, origin, &self.captured).await?;
-        // The machine may have slept just then.
+        // The machine may have slept just then. No other one has to do with this snapshot yet.
         if took_long(self.listed_at) && !self.all_is_live().await? {
             self.repository.store.delete(&id.manifest_key()).await?;
             return Err(pruned_meanwhile());
@@ -179,13 +180,18 @@ impl<'w> Upload<'w> {
         Ok(id)
     }
 
-    /// Whether what this push relied on is still there. Only a push of many minutes can find anything else.
+    /// Whether all that the snapshot needs is still in packs that nobody is about to delete. Only a push of many minutes can
+    /// find anything else.
     async fn all_is_live(&mut self) -> Result<bool> {
         self.repository.refresh().await?;
-        let now = self.repository.load_index().await?;
-        let relied_on = self.index.packs.iter().filter(|pack| self.index.is_live(pack)).map(|pack| pack.entry.id);
-        let is_live = |id: PackId| now.pack(id).is_some_and(|pack| now.is_live(pack));
-        Ok(relied_on.chain(self.new_packs.iter().copied()).all(is_live))
+        let now = Arc::new(self.repository.load_index().await?);
+        let Some(root) = &self.captured.root else { return Ok(true) };
+        let own = match self.repository.read_tree(&now, root, &self.operation).await {
+            Ok((_, own)) => own,
+            Err(error) if error.code() == Code::Corrupt => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        Ok(self.captured.entries.iter().flat_map(Entry::chunks).chain(own).all(|chunk| now.has_live(chunk)))
     }
 
     /// Remembers what was read, and the snapshot made of it. A cache that fails costs time only.

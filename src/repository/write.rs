@@ -63,7 +63,7 @@ struct FullPack {
 /// The other end of a [`Writer`]: uploads what it fills.
 #[derive(Debug)]
 pub struct Uploads {
-    task: JoinHandle<Result<Vec<PackId>>>,
+    task: JoinHandle<Result<()>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -218,11 +218,11 @@ impl Sink {
 }
 
 impl Uploads {
-    /// Waits until every pack is stored and entered into an index object; gives the packs that are new to the index.
+    /// Waits until every pack is stored and entered into an index object.
     ///
     /// # Errors
     /// The first failed upload's.
-    pub async fn finish(self) -> Result<Vec<PackId>> {
+    pub async fn finish(self) -> Result<()> {
         self.task.await.map_err(task::failed)?
     }
 }
@@ -237,9 +237,8 @@ struct Uploader {
 }
 
 impl Uploader {
-    async fn run(mut self, mut queue: mpsc::UnboundedReceiver<FullPack>) -> Result<Vec<PackId>> {
+    async fn run(mut self, mut queue: mpsc::UnboundedReceiver<FullPack>) -> Result<()> {
         let mut under_way: JoinSet<Result<PackEntry>> = JoinSet::new();
-        let mut indexed = Vec::new();
         let mut last_index = Instant::now();
         let mut all_handed_over = false;
         let result = loop {
@@ -250,7 +249,7 @@ impl Uploader {
                     Ok(pack) => {
                         self.note(pack);
                         if last_index.elapsed() >= INDEX_INTERVAL {
-                            indexed.extend(self.write_index().await?);
+                            self.write_index().await?;
                             last_index = Instant::now();
                         }
                     }
@@ -283,9 +282,9 @@ impl Uploader {
             }
         }
         result?;
-        indexed.extend(self.write_index().await?);
+        self.write_index().await?;
         self.note_in_cache(Cache::clear_pending);
-        Ok(indexed)
+        Ok(())
     }
 
     fn note_in_cache(&self, note: impl FnOnce(&Cache) -> Result<()>) {
@@ -299,7 +298,7 @@ impl Uploader {
         self.meter.transferred(self.repository.stats().sent_bytes);
     }
 
-    async fn write_index(&mut self) -> Result<Vec<PackId>> {
+    async fn write_index(&mut self) -> Result<()> {
         let packs = std::mem::take(&mut self.done);
         let ids: Vec<PackId> = packs.iter().map(|pack| pack.id).collect();
         for object in IndexObject::split(packs, Vec::new()) {
@@ -308,7 +307,7 @@ impl Uploader {
         if !ids.is_empty() {
             self.note_in_cache(|cache| cache.forget_pending(&ids));
         }
-        Ok(ids)
+        Ok(())
     }
 }
 
