@@ -200,6 +200,8 @@ struct Machine {
 struct World {
     now: SystemTime,
     operations: u64,
+    /// The number of the last operation that is so long ago that every listing shows it.
+    settled: u64,
     objects: BTreeMap<String, Object>,
     gone: Vec<(String, Object)>,
     machines: Vec<Machine>,
@@ -222,11 +224,12 @@ impl World {
         const FRESH: u64 = 12;
         let hides = self.hides;
         let (lagging, losing) = (self.random.percent(hides), self.random.percent(hides));
-        let as_of = self.operations - if lagging { self.random.below(FRESH).min(self.operations) } else { 0 };
+        let lag = if lagging { self.random.below(FRESH) } else { 0 };
+        let as_of = self.operations.saturating_sub(lag).max(self.settled);
         let mut objects = Vec::new();
         let mut misled = false;
         for (key, object) in self.objects.iter().filter(|(key, _)| key.starts_with(prefix)) {
-            let is_fresh = object.born + FRESH > self.operations;
+            let is_fresh = object.born > self.settled && object.born + FRESH > self.operations;
             if object.born > as_of || (losing && is_fresh && self.random.percent(50)) {
                 misled = true;
                 continue;
@@ -291,6 +294,15 @@ impl World {
                 }
                 Ok(Answer::Nothing)
             }
+        }
+    }
+
+    /// Moves the clock on.
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        // No store keeps anything from a listing for longer.
+        if time > Duration::from_mins(10) {
+            self.settled = self.operations;
         }
     }
 
@@ -422,6 +434,7 @@ impl Simulation {
         let world = World {
             now: today,
             operations: 0,
+            settled: 0,
             objects: BTreeMap::new(),
             gone: Vec::new(),
             machines: machines
@@ -580,7 +593,8 @@ impl Simulation {
                 world.now += Duration::from_millis(random.below(3_000));
                 if random.below(1_000) < sleeps {
                     // The machines sleep, or the line is that slow.
-                    world.now += Duration::from_mins(random.pick(&[1, 8, 15, 300, 3_000, 9_000]));
+                    let time = Duration::from_mins(random.pick(&[1, 8, 15, 300, 3_000, 9_000]));
+                    world.pass(time);
                 }
                 let takes_effect =
                     !matches!(verdict, Verdict::Fail { after: false, .. } | Verdict::Crash { after: false });
@@ -665,7 +679,7 @@ impl Simulation {
 
     /// Moves the store's clock on.
     fn pass(&self, time: Duration) {
-        lock(&self.world).now += time;
+        lock(&self.world).pass(time);
     }
 
     /// The next run of every machine works without repair, everything listed gives back what it has to, also once all that
