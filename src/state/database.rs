@@ -194,7 +194,7 @@ pub fn is_no_place_for_copies(folder: &Path, error: &Error) -> bool {
         return true;
     }
     let probe = folder.join("probe");
-    let written = create_private_file(&probe).is_ok() && std::fs::write(&probe, [0; 64 << 10]).is_ok();
+    let written = create_private_file(&probe).is_ok() && std::fs::write(&probe, vec![0; 64 << 10]).is_ok();
     let _ = std::fs::remove_file(&probe);
     !written
 }
