@@ -672,7 +672,7 @@ impl Simulation {
     }
 
     /// One command without any fault.
-    fn must(&mut self, machine: usize, action: Action) {
+    fn must(&mut self, machine: usize, action: &Action) {
         let outcome = self.run(vec![(machine, action.clone())], &mut Random(1), |_, _, _| Verdict::Done);
         assert!(matches!(outcome[..], [Outcome::Done]), "{action:?}: {outcome:?}");
     }
@@ -691,18 +691,18 @@ impl Simulation {
         }
         let machines = lock(&self.world).machines.len();
         for machine in 0..machines {
-            self.must(machine, Action::Push);
+            self.must(machine, &Action::Push);
         }
         self.check_listed();
         for _ in 0..3 {
             for machine in 0..machines {
                 self.pass(49 * HOUR);
-                self.must(machine, Action::Prune);
+                self.must(machine, &Action::Prune);
             }
         }
         self.check_listed();
         let before = self.trace.len();
-        self.must(0, Action::Prune);
+        self.must(0, &Action::Prune);
         let changes: Vec<&String> =
             self.trace[before..].iter().filter(|line| line.contains("put ") || line.contains("delete ")).collect();
         assert!(changes.is_empty(), "pruning never ends: {changes:?}");
@@ -870,7 +870,7 @@ fn any_action(random: &mut Random, listed: &[String]) -> Action {
 fn simulate(seed: u64) -> Simulation {
     let mut random = Random(seed);
     let machines: Vec<(usize, i64)> =
-        (0..2 + random.below(2)).map(|_| (1 + random.below(3) as usize, random.below(97) as i64 - 48)).collect();
+        (0..2 + random.below(2)).map(|_| (1 + random.below(3) as usize, random.below(97).cast_signed() - 48)).collect();
     // scrypt takes most of the time of an encrypted one.
     let encrypt = random.percent(5);
     let mut simulation = Simulation::new(seed, &machines, encrypt);
@@ -938,7 +938,7 @@ fn two_machines(pushes: usize, keep: usize) -> Simulation {
     for _ in 0..pushes {
         for machine in 0..2 {
             simulation.edit(machine, &mut random);
-            simulation.must(machine, Action::Push);
+            simulation.must(machine, &Action::Push);
         }
         simulation.pass(HOUR);
     }
@@ -966,7 +966,7 @@ fn scenes() -> Vec<(&'static str, Simulation, Action)> {
         _ => Verdict::Done,
     });
     let mut condemned = later(base.copy());
-    condemned.must(1, Action::Prune);
+    condemned.must(1, &Action::Prune);
     let mut many = two_machines(6, 2);
     many.pass(49 * HOUR);
     many.edit(0, &mut Random(3));
@@ -1013,7 +1013,7 @@ fn fail_every_operation(kinds: impl Fn(u64) -> Vec<fn(bool) -> Verdict>, side_by
                             reached |= hit;
                             if hit { verdict } else { Verdict::Done }
                         });
-                        simulation.must(0, action.clone());
+                        simulation.must(0, &action);
                         simulation.check_all();
                     }));
                     if let Err(panic) = result {
