@@ -1262,6 +1262,7 @@ impl<'env> Call<'env> {
                     let _ = callback.call(progress.into(), ThreadsafeFunctionCallMode::NonBlocking);
                 })
             }),
+            ..Operation::default()
         };
         let listener = self.signal.map(|signal| Listener::add(env, signal, operation.cancel.clone())).transpose()?;
         let future = command(operation);

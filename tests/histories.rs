@@ -13,7 +13,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use common::{Bench, Node, Tree, assert_same, tree};
+use common::{Bench, Node, Tree, assert_same, noise, tree};
 use proptest::prelude::*;
 
 /// Few names, so that a history comes back to them: as a file, as a directory, as a link.
@@ -374,13 +374,6 @@ fn dump(database: &rusqlite::Connection) -> String {
     [schema, rows]
         .map(|query| database.query_row(query, [], |row| row.get::<_, Option<String>>(0)).unwrap().unwrap_or_default())
         .join("\n")
-}
-
-/// Bytes that do not compress, the same for the same seed.
-fn noise(length: usize, seed: u64) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
 }
 
 fn cases() -> u32 {

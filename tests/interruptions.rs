@@ -14,54 +14,21 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Bench, Gateway, Node, Tree, assert_same, tree};
-use openclaw_b2_backup::commands::{Operation, PushOptions, RollbackOptions, Trigger, push, rollback};
-use openclaw_b2_backup::config::Target;
+use common::process::{self, Task};
+use common::{Bench, Gateway, Node, Tree, assert_same, noise, tree};
+use openclaw_b2_backup::commands::{Operation, RollbackOptions, rollback};
 use openclaw_b2_backup::state::places::Places;
 use openclaw_b2_backup::state::private::PrivateFolder;
 use openclaw_b2_backup::state::swap::{Attributes, Occasion, Step, Swap, recover};
 
-/// What the process of its own is to do: a configuration, `push`, `rollback` or `apply`, and to which snapshot.
-const TASK: &str = "INTERRUPTED_TASK";
-
 #[test]
 #[ignore = "the process that the other tests kill"]
 fn the_interrupted_command() {
-    let Ok(task) = std::env::var(TASK) else { return };
-    let task: serde_json::Value = serde_json::from_str(&task).unwrap();
-    let target = Target::from_json(&task["config"]).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let operation = Operation::default();
-    runtime.block_on(async {
-        if task["verb"] == "push" {
-            push::push(&target, PushOptions { trigger: Trigger::Manual }, &operation).await.unwrap();
-        } else if task["verb"] == "apply" {
-            rollback::apply_prepared(&target, &operation).await.unwrap().unwrap();
-        } else {
-            let snapshot = task["snapshot"].as_str().unwrap().into();
-            let options = RollbackOptions { snapshot, paths: Vec::new(), plan_only: false, partial: false };
-            rollback::rollback(&target, options, &operation).await.unwrap();
-        }
-    });
+    process::perform();
 }
 
 fn start(bench: &Bench, verb: &str, snapshot: &str) -> Child {
-    let config = serde_json::json!({
-        "stateDir": bench.target.state_dir,
-        "endpoint": format!("file://{}", bench.repository().display()),
-        "applicationKey": "K005-key-of-a-test",
-        "encrypt": bench.target.encrypt,
-        "keepSnapshots": bench.target.keep_snapshots,
-    });
-    let task = serde_json::json!({ "config": config, "verb": verb, "snapshot": snapshot });
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "the_interrupted_command", "--ignored", "--nocapture"])
-        .env(TASK, task.to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+    Task::new(bench, verb).of(snapshot).command("the_interrupted_command").stderr(Stdio::null()).spawn().unwrap()
 }
 
 /// Runs a command and kills it `delay` after `seen` holds, or lets it finish if that comes first. Says whether it was
@@ -86,13 +53,6 @@ fn interrupt(bench: &Bench, (verb, snapshot): (&str, &str), seen: impl Fn() -> b
 }
 
 const PUSH: (&str, &str) = ("push", "");
-
-/// Bytes that do not compress, the same for the same seed.
-fn noise(length: usize, seed: u64) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
-}
 
 /// Evenly spread over 0 to 1 without repeating soon, the same in every run.
 fn spread(number: usize) -> f64 {

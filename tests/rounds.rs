@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use common::{Bench, Gateway, Node, Tree, assert_same, code, tree};
+use common::{Bench, Gateway, Node, Tree, assert_same, code, noise, tree};
 
 fn populate(bench: &Bench) {
     bench.write("openclaw.json", "{}");
@@ -25,13 +25,6 @@ fn populate(bench: &Bench) {
     fs::set_permissions(bench.state("workspace/empty/deeper"), fs::Permissions::from_mode(0o500)).unwrap();
     symlink("SOUL.md", bench.state("workspace/link")).unwrap();
     symlink("/nowhere/at all", bench.state("workspace/dangling")).unwrap();
-}
-
-/// Bytes that do not compress, the same for the same seed.
-fn noise(length: usize, seed: u64) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
 }
 
 #[test]

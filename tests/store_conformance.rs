@@ -6,13 +6,14 @@
 //! with `SeaweedFS` (identities AK/SK) behind the first, and behind the second a proxy in front of it that refuses what B2
 //! refuses and answers `/b2api/v3/b2_authorize_account`.
 
+mod common;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bytes::Bytes;
+use common::s3::{client, new_bucket, server};
 use openclaw_b2_backup::Code;
 use openclaw_b2_backup::config::{Endpoint, Secret, Target};
 use openclaw_b2_backup::store::{Opened, Store, open};
@@ -378,32 +379,6 @@ async fn put(store: &dyn Store, key: &str, body: &[u8]) {
 async fn keys(store: &dyn Store, prefix: &str) -> Vec<String> {
     let listing = store.list(prefix).await.unwrap_or_else(|error| panic!("{prefix}: {error}"));
     listing.objects.into_iter().map(|object| object.key).collect()
-}
-
-fn server(variable: &str) -> String {
-    let url = std::env::var(variable).unwrap_or_default();
-    assert!(!url.is_empty(), "{variable} must hold the base URL of a server; see the head of this file");
-    url.trim_end_matches('/').to_owned()
-}
-
-fn client(server: &str) -> aws_sdk_s3::Client {
-    let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-    let config = aws_sdk_s3::Config::builder()
-        .behavior_version(BehaviorVersion::v2026_01_12())
-        .endpoint_url(server)
-        .region(Region::new("us-east-1"))
-        .credentials_provider(Credentials::new("AK", "SK", None, None, "test"))
-        .request_checksum_calculation(aws_sdk_s3::config::RequestChecksumCalculation::WhenRequired)
-        .force_path_style(true)
-        .http_client(http)
-        .build();
-    aws_sdk_s3::Client::from_conf(config)
-}
-
-async fn new_bucket(server: &str) -> String {
-    let name = format!("conformance-{:016x}", getrandom::u64().unwrap());
-    client(server).create_bucket().bucket(&name).send().await.unwrap_or_else(|error| panic!("{server}: {error:?}"));
-    name
 }
 
 fn target(endpoint: Endpoint, bucket: Option<&str>) -> Target {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
-use common::{Tree, assert_same, tree};
+use common::{Tree, assert_same, noise, process, tree};
 use openclaw_b2_backup::commands::{
     Operation, PullOptions, PushOptions, RollbackOptions, Trigger, VerifyOptions, list, prune, pull, push, rollback,
     verify,
@@ -18,13 +18,6 @@ use openclaw_b2_backup::commands::{
 use openclaw_b2_backup::config::Target;
 
 const MACHINES: usize = 2;
-
-/// Bytes that do not compress, the same for the same seed.
-fn noise(length: usize, seed: u64) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
-}
 
 fn target(root: &Path, machine: usize, fields: &serde_json::Value) -> Target {
     let state_dir = root.join(format!("state-{machine}"));
@@ -209,4 +202,30 @@ fn each_machine_keeps_its_own_retention_and_a_third_one_gets_the_newest_of_all()
     write(&third, "workspace/own", "third");
     runtime.block_on(push::push(&third, PushOptions { trigger: Trigger::Manual }, &operation)).unwrap();
     assert_eq!(runtime.block_on(list::list(&third, &operation)).unwrap().snapshots.len(), 5);
+}
+
+#[test]
+#[ignore = "the process of a machine whose clock is off"]
+fn the_machine_of_another_time() {
+    process::perform();
+}
+
+/// By its own clock it would take for abandoned what another machine has just stored.
+#[test]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn a_machine_whose_clock_is_off_dates_by_the_disk_that_it_shares() {
+    let bench = common::Bench::new(serde_json::json!({ "encrypt": false }));
+    let folder = tempfile::tempdir().unwrap();
+    let (library, fate) = (process::faults(folder.path()), folder.path().join("fate"));
+    for hours in [-49i64, 49] {
+        bench.write("workspace/file", format!("{hours}"));
+        fs::write(&fate, [(hours * 3_600_000_000_000).to_ne_bytes(), [0; 8]].concat()).unwrap();
+        let mut machine = process::Task::new(&bench, "push").command("the_machine_of_another_time");
+        assert!(machine.env("LD_PRELOAD", &library).env("FAULT_FATE", &fate).status().unwrap().success());
+        let newest = bench.list().remove(0);
+        let today = jiff::Timestamp::now().strftime("%Y-%m-%dT%H").to_string();
+        let before = (jiff::Timestamp::now() - jiff::SignedDuration::from_mins(5)).strftime("%Y-%m-%dT%H").to_string();
+        assert!(newest.starts_with(&today) || newest.starts_with(&before), "{hours}: {newest}");
+    }
+    assert_eq!(bench.list().len(), 2);
 }

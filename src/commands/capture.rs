@@ -468,22 +468,27 @@ impl<'j> Reader<'j> {
         // Before the signature is taken: it changes the file, but nothing that anyone would see in it.
         database::play_back_journal(path);
         let before = Signature::of(path)?;
-        let copied = database::copy_for_snapshot(path, &copy);
-        let result = match copied {
-            Ok(()) => File::open(&copy).map_err(Error::from).and_then(|mut file| {
-                let length = file.metadata()?.len();
-                let sizes = ChunkSizes::for_database(length, database::page_size(&mut file)?);
-                self.store(&mut file, sizes)
-            }),
-            Err(error) => Err(error),
+        let attempt = || {
+            let _ = std::fs::remove_file(&copy);
+            database::copy_for_snapshot(path, &copy)
         };
+        // What fails once may be a matter of the moment; what fails twice is the database's fault, or the disk's.
+        let copied = attempt().or_else(|error| if error.code() == Code::Io { attempt() } else { Err(error) });
+        let result = copied.and_then(|()| {
+            let mut file = File::open(&copy).map_err(|error| Error::io("read", &copy, error))?;
+            let length = file.metadata()?.len();
+            let sizes = ChunkSizes::for_database(length, database::page_size(&mut file)?);
+            self.store(&mut file, sizes)
+        });
         let _ = std::fs::remove_file(&copy);
         let content = match result {
             Ok(content) => content,
             Err(error) if error.code() == Code::Cancelled => return Err(error),
-            Err(error) if error.code() == Code::Io && !database::is_openclaws(path) && !path_is_full(&error) => {
-                return Ok(None);
+            // Nothing is wrong with the database: a snapshot without it would push out those that have it.
+            Err(error) if error.code() == Code::Io && database::is_no_place_for_copies(&self.job.temporary, &error) => {
+                return Err(error.advise("check the space and the permissions of the state directory"));
             }
+            Err(error) if error.code() == Code::Io && !database::is_openclaws(path) => return Ok(None),
             Err(error) => {
                 return Ok(Some(Outcome::Excepted(Exception { path: found.path.clone(), reason: error.to_string() })));
             }
@@ -524,12 +529,6 @@ impl<'j> Reader<'j> {
         let settled = signature.latest < since_epoch.saturating_sub(RACY).as_nanos() as i64;
         Outcome::Kept(Box::new(Kept { entry, signature: signature.bytes, settled, reread: true }))
     }
-}
-
-/// Whether a copy failed because there was no room for it, so that reading the file as it lies would hide the reason.
-fn path_is_full(error: &Error) -> bool {
-    let source = std::error::Error::source(error).and_then(|error| error.downcast_ref::<rusqlite::Error>());
-    source.and_then(rusqlite::Error::sqlite_error_code) == Some(rusqlite::ErrorCode::DiskFull)
 }
 
 /// Opens a file below `root`, which is at `shown`, without following a symlink: also not one that has taken the place of

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
+use crate::store::SharedStore;
 
 /// How far an operation has come. Counts only grow within a phase; totals may still grow while `phase` is `scan`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,6 +49,9 @@ pub struct Operation {
     pub cancel: CancellationToken,
     /// Called at most about ten times a second, from any thread.
     pub on_progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
+    /// Stands in for the store that the target names: how tests show faults that no real server shows on demand. Nothing
+    /// but a test sets it.
+    pub store: Option<SharedStore>,
 }
 
 impl std::fmt::Debug for Operation {

@@ -155,7 +155,11 @@ async fn remove_snapshots(
         return Ok(());
     }
     let ids: Vec<&SnapshotId> = own.iter().map(|(id, _)| id).collect();
-    let kept = kept(&ids, target.keep_snapshots as usize, &target.retention, &jiff::Zoned::now());
+    // The owner's calendar, by the clock that dates snapshots.
+    let now = jiff::Timestamp::try_from(repository.store.now())
+        .map_err(|error| Error::new(Code::Config, format!("the clock shows no usable time: {error}")))?
+        .to_zoned(jiff::tz::TimeZone::system());
+    let kept = kept(&ids, target.keep_snapshots as usize, &target.retention, &now);
     let removed: Vec<SnapshotId> = own.iter().map(|(id, _)| id).filter(|id| !kept.contains(id)).cloned().collect();
     for id in &removed {
         operation.check()?;
@@ -258,8 +262,10 @@ async fn sweep(
     }
     let needed = Needed::read(repository, &index, operation).await?;
     forget(repository, &needed);
-    let now = repository.store.now();
-    let is_over = move |meta: &ObjectMeta| now.duration_since(meta.modified).is_ok_and(|age| age >= grace);
+    let now = repository.contents.listed_at;
+    let age_is_over = move |meta: &ObjectMeta| now.duration_since(meta.modified).is_ok_and(|age| age >= grace);
+    // Without a grace period nothing depends on clocks.
+    let is_over = move |meta: &ObjectMeta| grace.is_zero() || age_is_over(meta);
     decide_condemned(repository, &index, &needed, is_over, operation, report).await?;
     delete_orphans(repository, &index, is_over, operation, report).await?;
     condemn(repository, &index, &needed, is_over, report).await?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,13 +15,16 @@ use crate::repository::open::{IfMissing, Repository};
 use crate::repository::restore::{lost_files, parents};
 use crate::repository::tree::{Entry, Kind};
 use crate::state::places::Places;
-use crate::state::private::{create_private_dir, remove_tree};
+use crate::state::private::{create_private_dir, create_private_file, remove_tree};
 use crate::state::rules::PathFilter;
 use crate::task::blocking;
 
 /// Where files lie until all of them are there and checked. A directory that holds only this counts as empty: it is
 /// what a pull leaves that was killed.
 const PARTIAL: &str = ".openclaw-b2-backup-partial";
+/// Names what is being moved from there to where it belongs, so that a pull that is killed meanwhile can be repeated:
+/// while this is there, what it names is of that pull.
+const MOVING: &str = ".openclaw-b2-backup-moving";
 
 /// Writes a snapshot, or the part of it that `paths` choose. With an error nothing is left behind. Where files cannot be
 /// restored as they were stored, that is one, unless `partial` says to do without them.
@@ -99,9 +102,12 @@ fn check_directory(directory: &Path, live: &Places) -> Result<PathBuf> {
     let absolute = std::path::absolute(directory).map_err(|error| Error::io("find", directory, error))?;
     match fs::read_dir(&absolute) {
         Ok(entries) => {
+            let moved = moved(&absolute);
             for entry in entries {
                 let entry = entry.map_err(|error| Error::io("read", &absolute, error))?;
-                if entry.file_name() != PARTIAL {
+                let name = entry.file_name();
+                let is_ours = [PARTIAL, MOVING].iter().any(|own| name == *own) || moved.iter().any(|own| name == **own);
+                if !is_ours {
                     return refused("is not empty".into());
                 }
             }
@@ -128,6 +134,14 @@ fn resolve(path: &Path) -> PathBuf {
     path.to_owned()
 }
 
+/// What a pull that was interrupted at its very end has put into `directory`.
+fn moved(directory: &Path) -> Vec<String> {
+    let names = fs::read(directory.join(MOVING)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let mut names: Vec<String> = names.unwrap_or_default();
+    names.retain(|name| Path::new(name).file_name().is_some_and(|own| own == name.as_str()));
+    names
+}
+
 /// The directory that a pull writes to.
 struct Destination {
     directory: PathBuf,
@@ -141,7 +155,7 @@ impl Destination {
         fs::create_dir_all(&directory).map_err(|error| Error::io("create the directory", &directory, error))?;
         let destination = Self { directory, made };
         let partial = destination.partial();
-        if let Err(error) = remove_tree(&partial).and_then(|()| create_private_dir(&partial)) {
+        if let Err(error) = destination.take_back().and_then(|()| create_private_dir(&partial)) {
             destination.remove();
             return Err(error);
         }
@@ -152,22 +166,59 @@ impl Destination {
         self.directory.join(PARTIAL)
     }
 
-    /// Moves everything to where it belongs.
+    /// Moves everything to where it belongs, or takes it all back.
     fn complete(&self) -> Result<()> {
-        let partial = self.partial();
-        let moved = fs::read_dir(&partial).and_then(|entries| {
-            for entry in entries {
-                let entry = entry?;
-                move_up(&entry.path(), &self.directory.join(entry.file_name()))?;
+        self.move_all().inspect_err(|_| self.remove())
+    }
+
+    fn move_all(&self) -> Result<()> {
+        let (partial, moving) = (self.partial(), self.directory.join(MOVING));
+        let failed = |error| Error::io("move the files to", &self.directory, error);
+        let names: Vec<_> = fs::read_dir(&partial)
+            .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.file_name())).collect())
+            .map_err(failed)?;
+        // The names of a snapshot's files are text.
+        let texts: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
+        let list = serde_json::to_vec(&texts).map_err(|error| Error::new(Code::Io, error.to_string()))?;
+        // One that was cut is no list, and then nothing was moved either.
+        let mut file = create_private_file(&moving)?;
+        file.write_all(&list).and_then(|()| file.sync_all()).map_err(failed)?;
+        names.iter().try_for_each(|name| move_up(&partial.join(name), &self.directory.join(name))).map_err(failed)?;
+        // From here on the pull is done.
+        fs::remove_file(&moving).map_err(failed)?;
+        if let Err(error) = fs::remove_dir(&partial) {
+            tracing::warn!(path = %partial.display(), %error, "an empty directory could not be removed");
+        }
+        Ok(())
+    }
+
+    /// Removes what this pull has written, or one before it that was killed.
+    fn take_back(&self) -> Result<()> {
+        for name in moved(&self.directory) {
+            let path = self.directory.join(name);
+            let removed = match fs::symlink_metadata(&path) {
+                Ok(meta) if meta.is_dir() => fs::remove_dir_all(&path),
+                Ok(_) => fs::remove_file(&path),
+                Err(error) => Err(error),
+            };
+            match removed {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", &path, error)),
+                _ => {}
             }
-            fs::remove_dir(&partial)
-        });
-        moved.map_err(|error| Error::io("move the files to", &self.directory, error))
+        }
+        remove_tree(&self.partial())?;
+        let moving = self.directory.join(MOVING);
+        match fs::remove_file(&moving) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &moving, error)),
+            _ => Ok(()),
+        }
     }
 
     /// Takes back what was written.
     fn remove(&self) {
-        let _ = remove_tree(&self.partial());
+        if let Err(error) = self.take_back() {
+            tracing::warn!(%error, "what was pulled could not be removed; the next pull to the same directory does");
+        }
         if let Some(made) = &self.made {
             // Only what is empty goes: nobody else's files.
             for path in self.directory.ancestors().take_while(|path| path.starts_with(made)) {

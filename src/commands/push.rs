@@ -10,11 +10,12 @@ use super::workplace::Workplace;
 use super::{Meter, Operation, PushOptions, PushReport, Trigger, prune};
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
-use crate::repository::id::{PackId, SnapshotId};
+use crate::repository::id::SnapshotId;
 use crate::repository::index::{Index, PackEntry};
 use crate::repository::legacy::LegacyId;
 use crate::repository::manifest::{LISTED_EXCEPTIONS, Summary};
 use crate::repository::open::{IfMissing, Repository};
+use crate::repository::tree::Entry;
 use crate::repository::write::Writer;
 
 /// A push that took longer than this looks again at what the store holds before it commits. Far below the grace period
@@ -114,7 +115,7 @@ pub(super) struct Upload<'w> {
     put_back: Vec<String>,
     workplace: &'w Workplace,
     listed_at: (Instant, SystemTime),
-    new_packs: Vec<PackId>,
+    operation: Operation,
 }
 
 impl<'w> Upload<'w> {
@@ -153,14 +154,14 @@ impl<'w> Upload<'w> {
             WhenUnchanged::Store => None,
         };
         let read = survey.read(repository.keyring.naming(), writer, meter, stored_digest, operation).await;
-        let new_packs = uploads.finish().await;
+        let uploaded = uploads.finish().await;
         // A failed upload stops the work with CANCELLED; the upload's own error says why.
-        let (captured, new_packs) = match (read, new_packs) {
-            (Ok(captured), Ok(new_packs)) => (captured, new_packs),
-            (Err(error), Ok(_)) | (_, Err(error)) => return Err(error),
+        let captured = match (read, uploaded) {
+            (Ok(captured), Ok(())) => captured,
+            (Err(error), Ok(())) | (_, Err(error)) => return Err(error),
         };
         operation.check()?;
-        Ok(Self { repository, captured, index, put_back, workplace, listed_at, new_packs })
+        Ok(Self { repository, captured, index, put_back, workplace, listed_at, operation: operation.clone() })
     }
 
     /// Whether this machine's last snapshot is there and holds the very same, so that there is nothing to commit.
@@ -204,16 +205,37 @@ impl<'w> Upload<'w> {
     }
 
     async fn write(&mut self, origin: &Origin<'_>, shrunk: bool) -> Result<SnapshotId> {
-        let took_long = |took: Duration| took > TRUST_LISTING;
-        // The monotonic clock stands still while some machines sleep, the other one may be set back.
-        if took_long(self.listed_at.0.elapsed()) || self.listed_at.1.elapsed().is_ok_and(took_long) {
-            confirm_packs(&mut self.repository, &self.index, &self.new_packs).await?;
+        if took_long(self.listed_at) {
+            self.listed_at = (Instant::now(), SystemTime::now());
+            if !self.all_is_live().await? {
+                return Err(pruned_meanwhile());
+            }
         }
         if self.repository.keyring.is_plain() && self.repository.listed_slots().await? > 0 {
             return Err(Error::config("encrypt", "is false, but another machine has just turned encryption on")
                 .advise("remove `encrypt: false`"));
         }
-        write_manifest(&self.repository, self.workplace, origin, shrunk, &self.captured).await
+        let id = write_manifest(&self.repository, self.workplace, origin, shrunk, &self.captured).await?;
+        // The machine may have slept just then. No other one has to do with this snapshot yet.
+        if took_long(self.listed_at) && !self.all_is_live().await? {
+            self.repository.store.delete(&id.manifest_key()).await?;
+            return Err(pruned_meanwhile());
+        }
+        Ok(id)
+    }
+
+    /// Whether all that the snapshot needs is still in packs that nobody is about to delete. Only a push of many minutes can
+    /// find anything else.
+    async fn all_is_live(&mut self) -> Result<bool> {
+        self.repository.refresh().await?;
+        let now = Arc::new(self.repository.load_index().await?);
+        let Some(root) = &self.captured.root else { return Ok(true) };
+        let own = match self.repository.read_tree(&now, root, &self.operation).await {
+            Ok((_, own)) => own,
+            Err(error) if error.code() == Code::Corrupt => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        Ok(self.captured.entries.iter().flat_map(Entry::chunks).chain(own).all(|chunk| now.has_live(chunk)))
     }
 
     /// Remembers what was read, and the snapshot made of it. A cache that fails costs time only.
@@ -228,6 +250,12 @@ impl<'w> Upload<'w> {
             cache.put_objects([(LAST_SNAPSHOT.to_owned(), &bytes[..])])
         });
     }
+}
+
+/// Whether what was seen at that moment is too long ago to be relied on.
+fn took_long((instant, time): (Instant, SystemTime)) -> bool {
+    // The monotonic clock stands still while some machines sleep, the other one may be set back.
+    instant.elapsed() > TRUST_LISTING || time.elapsed().is_ok_and(|took| took > TRUST_LISTING)
 }
 
 /// What to do when this machine's last snapshot holds the very same.
@@ -252,18 +280,10 @@ fn packs_to_adopt(repository: &Repository, index: &Index, pending: Vec<PackEntry
     pending.into_iter().filter(usable).collect()
 }
 
-/// Checks that what this push relied on is still there. Only a push of many minutes can find anything else.
-async fn confirm_packs(repository: &mut Repository, index: &Index, new_packs: &[PackId]) -> Result<()> {
-    repository.refresh().await?;
-    let now = repository.load_index().await?;
-    let relied_on = index.packs.iter().filter(|pack| index.is_live(pack)).map(|pack| pack.entry.id);
-    let is_live = |id: PackId| now.pack(id).is_some_and(|pack| now.is_live(pack));
-    if relied_on.chain(new_packs.iter().copied()).all(is_live) {
-        return Ok(());
-    }
-    Err(Error::new(Code::Network, "another machine pruned the repository during this long push")
+fn pruned_meanwhile() -> Error {
+    Error::new(Code::Network, "another machine pruned the repository during this long push")
         .advise("try again; what was uploaded and is still there is not sent again")
-        .retryable())
+        .retryable()
 }
 
 /// How a snapshot comes to be.

@@ -1,12 +1,13 @@
 //! What a repository's listing shows: which snapshots, packs, index objects and key slots exist.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::id::{IndexId, PackId, SlotId, SnapshotId, unhex};
 use super::legacy::Folders;
-use crate::store::{Listing, ObjectMeta};
+use crate::error::Result;
+use crate::store::{Listing, ObjectMeta, Store};
 
 /// A listing, sorted out by what the keys name.
 #[derive(Debug, Clone)]
@@ -14,9 +15,9 @@ pub struct Contents {
     /// Snapshots, oldest first.
     pub snapshots: Vec<(SnapshotId, ObjectMeta)>,
     /// Packs.
-    pub packs: HashMap<PackId, ObjectMeta>,
+    pub packs: BTreeMap<PackId, ObjectMeta>,
     /// Index objects.
-    pub indexes: HashMap<IndexId, ObjectMeta>,
+    pub indexes: BTreeMap<IndexId, ObjectMeta>,
     /// Key slots in the order of their making, by the store's clock, then by id.
     pub slots: Vec<(SlotId, ObjectMeta)>,
     /// Snapshots of 0.1.x. They count nowhere else: not as stored bytes, not for retention, not for keys.
@@ -28,6 +29,9 @@ pub struct Contents {
     /// A time that the store's clock has certainly reached: that of its newest object. Ages that are reckoned from it
     /// are never too high, whatever this machine's clock shows.
     pub newest: SystemTime,
+    /// When the listing was asked for, by the store's clock: what came to pass since then it does not show, and no age is
+    /// reckoned to a later time. A machine may sleep for days between two steps.
+    pub listed_at: SystemTime,
     /// Stored bytes of all of these.
     pub bytes: u64,
     /// How many objects these are.
@@ -40,13 +44,14 @@ impl Contents {
     pub fn new(listing: Listing) -> Self {
         let mut contents = Self {
             snapshots: Vec::new(),
-            packs: HashMap::new(),
-            indexes: HashMap::new(),
+            packs: BTreeMap::new(),
+            indexes: BTreeMap::new(),
             slots: Vec::new(),
             legacy: Arc::default(),
             removals: Vec::new(),
             plain_lists: Vec::new(),
             newest: SystemTime::UNIX_EPOCH,
+            listed_at: SystemTime::UNIX_EPOCH,
             bytes: 0,
             objects: 0,
         };
@@ -94,6 +99,19 @@ impl Contents {
     #[must_use]
     pub fn is_removed(&self, slot: SlotId) -> bool {
         self.removals.iter().any(|(removed, _)| *removed == slot)
+    }
+
+    /// Asks the store what it holds.
+    ///
+    /// # Errors
+    /// Those of [`Store::list`].
+    pub async fn of(store: &dyn Store) -> Result<Self> {
+        let (instant, time) = (Instant::now(), SystemTime::now());
+        let mut contents = Self::new(store.list("").await?);
+        // The clock of the store is known by its answers only.
+        let took = instant.elapsed().max(time.elapsed().unwrap_or_default());
+        contents.listed_at = store.now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH);
+        Ok(contents)
     }
 
     /// Whether a snapshot is listed.

@@ -95,8 +95,11 @@ impl Repository {
             let (cache, secrets) = (cache.clone(), secrets.clone());
             blocking(move || Ok(open_remembered_slots(cache.as_deref(), &secrets)))
         };
-        let store::Opened { store, traffic } = store::open(target, &operation.cancel).await?;
-        let contents = Contents::new(store.list("").await?);
+        let store::Opened { store, traffic } = match &operation.store {
+            Some(store) => store::stand_in(target, store, &operation.cancel),
+            None => store::open(target, &operation.cancel).await?,
+        };
+        let contents = Contents::of(&*store).await?;
         let (slots, opened) = remembered.await?;
         let mut repository = Self {
             store,
@@ -361,7 +364,7 @@ impl Repository {
     /// # Errors
     /// Those of [`Store::list`](crate::store::Store::list).
     pub async fn refresh(&mut self) -> Result<()> {
-        self.contents = Contents::new(self.store.list("").await?);
+        self.contents = Contents::of(&*self.store).await?;
         Ok(())
     }
 

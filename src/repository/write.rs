@@ -63,7 +63,7 @@ struct FullPack {
 /// The other end of a [`Writer`]: uploads what it fills.
 #[derive(Debug)]
 pub struct Uploads {
-    task: JoinHandle<Result<Vec<PackId>>>,
+    task: JoinHandle<Result<()>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -233,11 +233,11 @@ impl Sink {
 }
 
 impl Uploads {
-    /// Waits until every pack is stored and entered into an index object; gives the packs that are new to the index.
+    /// Waits until every pack is stored and entered into an index object.
     ///
     /// # Errors
     /// The first failed upload's.
-    pub async fn finish(self) -> Result<Vec<PackId>> {
+    pub async fn finish(self) -> Result<()> {
         self.task.await.map_err(task::failed)?
     }
 }
@@ -252,9 +252,8 @@ struct Uploader {
 }
 
 impl Uploader {
-    async fn run(mut self, mut queue: mpsc::UnboundedReceiver<FullPack>) -> Result<Vec<PackId>> {
+    async fn run(mut self, mut queue: mpsc::UnboundedReceiver<FullPack>) -> Result<()> {
         let mut under_way: JoinSet<Result<PackEntry>> = JoinSet::new();
-        let mut indexed = Vec::new();
         let mut last_index = Instant::now();
         let mut all_handed_over = false;
         let result = loop {
@@ -265,7 +264,7 @@ impl Uploader {
                     Ok(pack) => {
                         self.note(pack);
                         if last_index.elapsed() >= INDEX_INTERVAL {
-                            indexed.extend(self.write_index().await?);
+                            self.write_index().await?;
                             last_index = Instant::now();
                         }
                     }
@@ -298,9 +297,9 @@ impl Uploader {
             }
         }
         result?;
-        indexed.extend(self.write_index().await?);
+        self.write_index().await?;
         self.note_in_cache(Cache::clear_pending);
-        Ok(indexed)
+        Ok(())
     }
 
     fn note_in_cache(&self, note: impl FnOnce(&Cache) -> Result<()>) {
@@ -314,7 +313,7 @@ impl Uploader {
         self.meter.transferred(self.repository.stats().sent_bytes);
     }
 
-    async fn write_index(&mut self) -> Result<Vec<PackId>> {
+    async fn write_index(&mut self) -> Result<()> {
         let packs = std::mem::take(&mut self.done);
         let ids: Vec<PackId> = packs.iter().map(|pack| pack.id).collect();
         for object in IndexObject::split(packs, Vec::new()) {
@@ -323,7 +322,7 @@ impl Uploader {
         if !ids.is_empty() {
             self.note_in_cache(|cache| cache.forget_pending(&ids));
         }
-        Ok(ids)
+        Ok(())
     }
 }
 

@@ -173,6 +173,32 @@ pub fn strip(copy: &Path) -> Result<()> {
     })
 }
 
+/// Whether a copy failed for want of a place to put it: nothing is written but the copy, and `folder` is where it lies.
+#[must_use]
+pub fn is_no_place_for_copies(folder: &Path, error: &Error) -> bool {
+    use rusqlite::ffi::{
+        SQLITE_FULL, SQLITE_IOERR_DELETE, SQLITE_IOERR_DIR_FSYNC, SQLITE_IOERR_FSYNC, SQLITE_IOERR_TRUNCATE,
+        SQLITE_IOERR_WRITE,
+    };
+    let source = std::error::Error::source(error).and_then(|error| error.downcast_ref::<rusqlite::Error>());
+    let code = source.and_then(rusqlite::Error::sqlite_error).map(|error| error.extended_code);
+    let writing = [
+        SQLITE_FULL,
+        SQLITE_IOERR_DELETE,
+        SQLITE_IOERR_DIR_FSYNC,
+        SQLITE_IOERR_FSYNC,
+        SQLITE_IOERR_TRUNCATE,
+        SQLITE_IOERR_WRITE,
+    ];
+    if code.is_some_and(|code| writing.contains(&code)) {
+        return true;
+    }
+    let probe = folder.join("probe");
+    let written = create_private_file(&probe).is_ok() && std::fs::write(&probe, vec![0; 64 << 10]).is_ok();
+    let _ = std::fs::remove_file(&probe);
+    !written
+}
+
 fn vacuum_into(source: &Path, copy: &Path) -> Result<()> {
     create_private_file(copy)?;
     let target = copy.to_str().ok_or_else(|| Error::config("stateDir", "the path is not valid UTF-8"))?;

@@ -246,13 +246,17 @@ impl Swap {
 
     /// Gives up before anything was touched.
     pub fn discard(&self) {
+        // The journal goes first: without what it leads to it must not be followed.
+        let _ = std::fs::remove_file(self.folder.join(JOURNAL));
         if let Err(error) = self.volumes.swap_folders().try_for_each(|folder| remove_tree(&folder)) {
             tracing::warn!(%error, "the staging folder is removed at the next start");
         }
     }
 
-    fn sync(&self) {
-        self.volumes.swap_folders().filter(|folder| folder.exists()).for_each(|folder| sync_file_system(&folder));
+    fn sync(&self) -> Result<()> {
+        self.volumes.swap_folders().filter(|folder| folder.exists()).try_for_each(|folder| {
+            sync_file_system(&folder).map_err(|error| Error::io("write what was changed to", &folder, error))
+        })
     }
 
     /// Performs the steps in order; takes back what was done if one fails.
@@ -262,9 +266,15 @@ impl Swap {
     /// next start tries anew.
     pub fn apply(self, occasion: Occasion, steps: Vec<Step>) -> Result<()> {
         let mut journal = Journal { format: 1, occasion, undo: false, volumes: self.volumes.clone(), steps };
-        let mover = Mover::new(&journal)?;
-        self.sync();
-        journal.write(&self.folder)?;
+        let mover = match Mover::new(&journal)
+            .and_then(|mover| self.sync().and_then(|()| journal.write(&self.folder)).map(|()| mover))
+        {
+            Ok(mover) => mover,
+            Err(error) => {
+                self.discard();
+                return Err(error);
+            }
+        };
         if let Err(error) = mover.forward(&journal.steps) {
             journal.undo = true;
             let undone = journal.write(&self.folder).and_then(|()| mover.backward(&journal.steps));
@@ -279,7 +289,7 @@ impl Swap {
 
     /// Declares the state whole by removing the journal, then cleans up.
     fn finish(&self) -> Result<()> {
-        self.sync();
+        self.sync()?;
         let journal = self.folder.join(JOURNAL);
         std::fs::remove_file(&journal)
             .and_then(|()| sync_parent(&journal))
@@ -722,15 +732,15 @@ fn is_no_empty_directory(error: &io::Error) -> bool {
 }
 
 /// Makes everything written so far survive a power cut.
-fn sync_file_system(folder: &Path) {
+fn sync_file_system(folder: &Path) -> io::Result<()> {
     #[cfg(target_os = "linux")]
-    if let Ok(folder) = std::fs::File::open(folder) {
-        let _ = rustix::fs::syncfs(folder);
-    }
+    rustix::fs::syncfs(std::fs::File::open(folder)?)?;
+    // Elsewhere as far as files can be opened for it.
     #[cfg(not(target_os = "linux"))]
     for entry in walkdir::WalkDir::new(folder).into_iter().flatten().filter(|entry| !entry.path_is_symlink()) {
         if let Ok(file) = std::fs::File::open(entry.path()) {
             let _ = file.sync_all();
         }
     }
+    Ok(())
 }

@@ -46,7 +46,7 @@ impl LocalDirectory {
             }
             _ => {}
         }
-        let store = Self { directory: Arc::new(Directory { root, swept: Mutex::new(None) }), traffic };
+        let store = Self { directory: Arc::new(Directory::new(root)), traffic };
         store.blocking(Directory::sweep).await?;
         Ok(store)
     }
@@ -111,7 +111,7 @@ impl Store for LocalDirectory {
     }
 
     fn now(&self) -> SystemTime {
-        SystemTime::now()
+        self.directory.now()
     }
 
     fn location(&self) -> String {
@@ -123,9 +123,28 @@ impl Store for LocalDirectory {
 struct Directory {
     root: PathBuf,
     swept: Mutex<Option<Instant>>,
+    /// The time of the last new file, by the file system's clock, and when that was.
+    dated: Mutex<Option<(SystemTime, Instant)>>,
 }
 
 impl Directory {
+    fn new(root: PathBuf) -> Self {
+        Self { root, swept: Mutex::default(), dated: Mutex::default() }
+    }
+
+    /// The clock that dates the objects. On a disk that several machines have mounted it is not that of this one, and
+    /// what one of them takes for old another has just written. Where nothing can be written it is this machine's.
+    fn now(&self) -> SystemTime {
+        let dated = *self.dated.lock().unwrap_or_else(PoisonError::into_inner);
+        dated.and_then(|(time, seen)| time.checked_add(seen.elapsed())).unwrap_or_else(SystemTime::now)
+    }
+
+    fn learn_clock(&self, file: &File) {
+        if let Ok(time) = file.metadata().and_then(|metadata| metadata.modified()) {
+            *self.dated.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
+        }
+    }
+
     /// The file of an object. Keys are ours, but a listing elsewhere may have been tampered with: none leads outside.
     fn path_of(&self, key: &str) -> Result<PathBuf> {
         let safe = !key.contains(['\\', '\0'])
@@ -139,6 +158,10 @@ impl Directory {
     }
 
     fn list(&self, prefix: &str) -> Result<Listing> {
+        // A listing shows times: these are to be compared with.
+        if let Ok(probe) = tempfile::NamedTempFile::with_prefix_in("", self.root.join(INCOMING)) {
+            self.learn_clock(probe.as_file());
+        }
         let start = match prefix.rsplit_once('/') {
             Some((folder, _)) => self.path_of(folder)?,
             None => self.root.clone(),
@@ -216,7 +239,9 @@ impl Directory {
         let failed = |path: &Path, error| Error::io("write", path, error).at_key(key);
         make_directories(&self.root, &incoming)?;
         let mut file = tempfile::NamedTempFile::with_prefix_in("", &incoming).map_err(|e| failed(&incoming, e))?;
-        file.write_all(body).and_then(|()| file.as_file().sync_all()).map_err(|e| failed(file.path(), e))?;
+        file.write_all(body).map_err(|e| failed(file.path(), e))?;
+        self.learn_clock(file.as_file());
+        file.as_file().sync_all().map_err(|e| failed(file.path(), e))?;
 
         let parent = path.parent().unwrap_or(&self.root);
         let mut attempts = 0;
@@ -340,7 +365,7 @@ mod tests {
             ], 0..4),
         ) {
             let key = segments.join("/");
-            let directory = Directory { root: "/repository".into(), swept: Mutex::new(None) };
+            let directory = Directory::new("/repository".into());
             if let Ok(path) = directory.path_of(&key) {
                 let below = path.strip_prefix("/repository").unwrap();
                 prop_assert!(below.components().all(|part| matches!(part, Component::Normal(_))), "{}", path.display());

@@ -130,7 +130,7 @@ pub async fn open(target: &Target, cancel: &CancellationToken) -> Result<Opened>
     let repeat = retry::Repeat::new(&target.timeouts, cancel.clone(), Arc::clone(&traffic));
     let store: SharedStore = if let Endpoint::Directory(root) = &target.endpoint {
         let directory = local::LocalDirectory::open(root.clone(), Arc::clone(&traffic)).await?;
-        Arc::new(retry::Retrying::new(directory, repeat))
+        Arc::new(retry::Retrying::new(Arc::new(directory), repeat))
     } else {
         let bucket = Bucket::of(target)?;
         let http = http::ProgressClient::new(&target.timeouts, Arc::clone(&traffic));
@@ -144,9 +144,16 @@ pub async fn open(target: &Target, cancel: &CancellationToken) -> Result<Opened>
                 None => repeat.run(|| b2::authorize(&http, &target.authorize_url, &bucket)).await?,
             },
         };
-        Arc::new(retry::Retrying::new(s3::S3Store::new(place, bucket, &http), repeat))
+        Arc::new(retry::Retrying::new(Arc::new(s3::S3Store::new(place, bucket, &http)), repeat))
     };
     Ok(Opened { store, traffic })
+}
+
+/// Puts the repetitions of [`open`] around a store that a test made.
+pub(crate) fn stand_in(target: &Target, store: &SharedStore, cancel: &CancellationToken) -> Opened {
+    let traffic = Arc::new(Traffic::default());
+    let repeat = retry::Repeat::new(&target.timeouts, cancel.clone(), Arc::clone(&traffic));
+    Opened { store: Arc::new(retry::Retrying::new(Arc::clone(store), repeat)), traffic }
 }
 
 /// The folder of a bucket that a repository lives in, and the key that opens it.

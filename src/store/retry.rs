@@ -92,19 +92,19 @@ fn random_up_to(ceiling: Duration) -> Duration {
 
 /// A store whose calls are repeated.
 #[derive(Debug)]
-pub(super) struct Retrying<S> {
-    inner: S,
+pub(super) struct Retrying<S: ?Sized> {
+    inner: Arc<S>,
     repeat: Repeat,
 }
 
-impl<S: Store> Retrying<S> {
-    pub(super) fn new(inner: S, repeat: Repeat) -> Self {
+impl<S: Store + ?Sized> Retrying<S> {
+    pub(super) fn new(inner: Arc<S>, repeat: Repeat) -> Self {
         Self { inner, repeat }
     }
 }
 
 #[async_trait]
-impl<S: Store> Store for Retrying<S> {
+impl<S: Store + ?Sized> Store for Retrying<S> {
     async fn list(&self, prefix: &str) -> Result<Listing> {
         all_pages(self, prefix).await
     }
@@ -352,7 +352,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_listing_goes_on_at_the_page_that_failed() {
         let line = Line::answered();
-        let store = Retrying::new(ThreePages::default(), line.repeat);
+        let store = Retrying::new(Arc::new(ThreePages::default()), line.repeat);
         let listing = store.list("").await.unwrap();
         assert_eq!(listing.objects.iter().map(|object| object.key.as_str()).collect::<Vec<_>>(), ["0", "1", "2"]);
         assert_eq!(store.inner.0.load(Ordering::Relaxed), 6);

@@ -3,6 +3,8 @@
 #![allow(dead_code)] // each test file uses its part
 
 pub mod legacy;
+pub mod process;
+pub mod s3;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,6 +23,8 @@ use openclaw_b2_backup::{Error, Result};
 pub struct Bench {
     pub root: tempfile::TempDir,
     pub target: Target,
+    /// What `target` was made of.
+    pub config: serde_json::Value,
     pub runtime: tokio::runtime::Runtime,
 }
 
@@ -44,7 +48,7 @@ impl Bench {
         config.as_object_mut().unwrap().extend(fields);
         let target = Target::from_json(&config).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        Self { root, target, runtime }
+        Self { root, target, config, runtime }
     }
 
     /// The same repository seen from another machine with an empty state directory.
@@ -194,6 +198,13 @@ pub fn assert_same(found: &Tree, expected: &Tree) {
         .map(|path| format!("{path}: found {}, expected {}", describe(found.get(path)), describe(expected.get(path))))
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Bytes that do not compress, the same for the same seed.
+pub fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
 }
 
 pub fn code(error: &Error) -> &'static str {
