@@ -4,6 +4,8 @@
 //! the name. First a pack is condemned by an index object: from then on no push relies on it, but it can still be read.
 //! Only after a grace period, by the store's clock, and after another look at every snapshot is it deleted; if a push
 //! that was under way did rely on it, it is taken back into use instead.
+//!
+//! Where the key may not delete, all of this is left to one that may. What Object Lock keeps is left until it may go.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use crate::repository::open::{IfMissing, Repository};
 use crate::repository::pack::pack_key;
 use crate::repository::read::missing;
 use crate::repository::tree::Entry;
-use crate::store::ObjectMeta;
+use crate::store::{Deletion, Hidden, Lifecycle, ObjectMeta};
 
 /// How long a pack stays readable after it was condemned. No push may take longer: one that does looks again before it
 /// commits.
@@ -51,8 +53,10 @@ pub async fn prune_after(target: &Target, grace: Duration, operation: &Operation
     // Index objects are written on the way.
     repository.keyring.writing()?;
     let mut report = PruneReport::default();
-    remove_snapshots(&mut repository, target, workplace.machine, operation, &mut report).await?;
-    sweep(&mut repository, grace, operation, &mut report).await?;
+    if may_delete(&repository, &mut report).await? {
+        let done = run(&mut repository, target, workplace.machine, Some(grace), operation, &mut report).await;
+        unless_denied(&repository, done, &mut report).await?;
+    }
     Ok(report)
 }
 
@@ -72,12 +76,80 @@ pub(super) async fn apply_retention(
     if regular < target.keep_snapshots as usize {
         return Ok(report);
     }
-    repository.refresh().await?;
-    remove_snapshots(repository, target, machine, operation, &mut report).await?;
-    if !report.removed_snapshots.is_empty() {
-        sweep(repository, GRACE, operation, &mut report).await?;
+    if may_delete(repository, &mut report).await? {
+        repository.refresh().await?;
+        let done = run(repository, target, machine, None, operation, &mut report).await;
+        unless_denied(repository, done, &mut report).await?;
     }
     Ok(report)
+}
+
+/// Removes snapshots, and frees what nothing needs after `grace`; without one as usual, and only if a snapshot went.
+async fn run(
+    repository: &mut Repository,
+    target: &Target,
+    machine: MachineId,
+    grace: Option<Duration>,
+    operation: &Operation,
+    report: &mut PruneReport,
+) -> Result<()> {
+    remove_snapshots(repository, target, machine, operation, report).await?;
+    if grace.is_none() && report.removed_snapshots.is_empty() {
+        return Ok(());
+    }
+    sweep(repository, grace.unwrap_or(GRACE), operation, report).await
+}
+
+/// Whether the key may delete, as far as that is known before it is tried.
+async fn may_delete(repository: &Repository, report: &mut PruneReport) -> Result<bool> {
+    let deletion = repository.store.deletion().await?;
+    report.left_to_another_key = deletion == Deletion::Denied;
+    report.hidden_for_days = match deletion {
+        Deletion::ByLifecycle { days } => Some(days),
+        _ => None,
+    };
+    Ok(!report.left_to_another_key)
+}
+
+/// `done`, unless it failed because the first deletion showed that the key may not delete.
+async fn unless_denied(repository: &Repository, done: Result<()>, report: &mut PruneReport) -> Result<()> {
+    let is_allowed = may_delete(repository, report).await?;
+    match done {
+        Err(error) if error.code() == Code::Auth && !is_allowed => Ok(()),
+        done => done,
+    }
+}
+
+/// Whether Object Lock keeps an object for now; those that do are counted.
+async fn is_locked(repository: &Repository, key: &str, report: &mut PruneReport) -> Result<bool> {
+    let locked = repository.store.locked_until(key).await?.is_some();
+    report.locked_objects += u64::from(locked);
+    Ok(locked)
+}
+
+/// Refuses to free anything while snapshots are hidden that this program did not remove: it deletes for good, so somebody
+/// else did, perhaps with a stolen key that may do no more. What they need would be lost.
+async fn check_hidden_snapshots(repository: &Repository) -> Result<()> {
+    let hidden = hidden_snapshots(&repository.store.hidden().await?.unwrap_or_default());
+    let by_rule = |lifecycle: Lifecycle| lifecycle.deletes_hidden_after.is_some();
+    // With such a rule, machines that may only hide remove their old snapshots in this way.
+    if hidden.is_empty() || repository.store.lifecycle().await?.is_some_and(by_rule) {
+        return Ok(());
+    }
+    let message = format!(
+        "nothing was freed, since {} snapshots are hidden in the bucket, the first of them {}",
+        hidden.len(),
+        hidden[0]
+    );
+    Err(Error::new(Code::Corrupt, message)
+        .in_snapshot(hidden[0].as_str())
+        .advise("delete their delete markers to get them back, or their versions to give them up"))
+}
+
+/// The snapshots whose manifests were deleted without their versions.
+pub(super) fn hidden_snapshots(hidden: &Hidden) -> Vec<SnapshotId> {
+    let id = |key: &String| key.strip_suffix("/manifest.json")?.parse().ok();
+    hidden.deleted.iter().filter_map(id).collect()
 }
 
 /// Removes the manifests of this machine's regular snapshots that retention does not keep.
@@ -98,11 +170,16 @@ async fn remove_snapshots(
         report.spared_snapshot = Some(fuller.to_string());
         going.retain(|(id, _)| *id != fuller);
     }
-    let removed: Vec<SnapshotId> = going.into_iter().map(|(id, _)| id.clone()).collect();
-    for id in &removed {
+    let mut removed: Vec<SnapshotId> = Vec::new();
+    for (id, _) in going {
         operation.check()?;
-        repository.store.delete(&id.manifest_key()).await.map_err(|error| error.in_snapshot(id.as_str()))?;
+        let key = id.manifest_key();
+        if is_locked(repository, &key, report).await? {
+            continue;
+        }
+        repository.store.delete(&key).await.map_err(|error| error.in_snapshot(id.as_str()))?;
         report.removed_snapshots.push(id.to_string());
+        removed.push(id.clone());
     }
     repository.contents.snapshots.retain(|(id, _)| !removed.contains(id));
     Ok(())
@@ -192,6 +269,7 @@ async fn sweep(
     operation: &Operation,
     report: &mut PruneReport,
 ) -> Result<()> {
+    check_hidden_snapshots(repository).await?;
     let index = Arc::new(repository.load_index().await?);
     if let Some(problem) = index.unreadable.first() {
         let refusal = format!("nothing was freed, since the index is damaged: {problem}");
@@ -204,7 +282,7 @@ async fn sweep(
     decide_condemned(repository, &index, &needed, is_over, operation, report).await?;
     delete_orphans(repository, &index, is_over, operation, report).await?;
     condemn(repository, &index, &needed, is_over, report).await?;
-    merge(repository, operation).await
+    merge(repository, operation, report).await
 }
 
 /// The index objects as they are stored, with their times.
@@ -239,6 +317,23 @@ async fn condemn(
     Ok(())
 }
 
+/// The index objects that may be replaced now, and the packs that those name which Object Lock keeps.
+async fn replaceable(
+    repository: &Repository,
+    objects: Vec<(IndexId, ObjectMeta, IndexObject)>,
+    report: &mut PruneReport,
+) -> Result<(Vec<(IndexId, ObjectMeta, IndexObject)>, HashSet<PackId>)> {
+    let (mut free, mut bound) = (Vec::new(), HashSet::new());
+    for (id, meta, object) in objects {
+        if is_locked(repository, &index_key(id), report).await? {
+            bound.extend(object.live.iter().chain(&object.condemned).map(|pack| pack.id));
+        } else {
+            free.push((id, meta, object));
+        }
+    }
+    Ok((free, bound))
+}
+
 /// Deletes what was condemned before the grace period began and is still not needed. What is needed after all is taken
 /// back into use.
 async fn decide_condemned(
@@ -249,14 +344,20 @@ async fn decide_condemned(
     operation: &Operation,
     report: &mut PruneReport,
 ) -> Result<()> {
-    let objects = index_objects(repository).await?;
+    let (objects, bound) = replaceable(repository, index_objects(repository).await?, report).await?;
     let live = index.packs.iter().filter(|pack| !pack.condemned).map(|pack| &pack.entry);
     let live: HashSet<ChunkId> = live.flat_map(PackEntry::chunk_ids).collect();
     let (mut revived, mut dead) = (BTreeMap::new(), BTreeMap::new());
     let mut decided = BTreeSet::new();
     for (id, meta, object) in &objects {
         let (back, rest): (Vec<_>, Vec<_>) = object.condemned.iter().partition(|pack| needed.needs(pack, &live));
-        let gone = if is_over(meta) { rest } else { Vec::new() };
+        let mut gone = if is_over(meta) { rest } else { Vec::new() };
+        for pack in &gone {
+            if bound.contains(&pack.id) || is_locked(repository, &pack_key(pack.id), report).await? {
+                gone = Vec::new();
+                break;
+            }
+        }
         if !back.is_empty() || !gone.is_empty() {
             decided.insert(*id);
         }
@@ -323,6 +424,9 @@ async fn delete_orphans(
         .collect();
     for (id, size) in orphans {
         operation.check()?;
+        if is_locked(repository, &pack_key(id), report).await? {
+            continue;
+        }
         repository.store.delete(&pack_key(id)).await?;
         repository.contents.packs.remove(&id);
         report.deleted_packs += 1;
@@ -338,6 +442,10 @@ fn forget(repository: &Repository, needed: &Needed) {
     let is_there = |key: &str| match key.split_once('/') {
         Some(("tree", id)) => id.parse().is_ok_and(|id| needed.chunks.contains(&id)),
         Some(("index", id)) => id.parse().is_ok_and(|id| contents.indexes.contains_key(&id)),
+        Some(("lock", key)) => match key.strip_prefix("packs/").and_then(|name| name.split_once('/')) {
+            Some((_, id)) => id.parse().is_ok_and(|id| contents.packs.contains_key(&id)),
+            None => true,
+        },
         _ => match key.strip_suffix("/manifest.json") {
             Some(id) => contents.has_snapshot(id) || contents.legacy.has(id),
             None => true,
@@ -347,7 +455,7 @@ fn forget(repository: &Repository, needed: &Needed) {
 }
 
 /// Merges many small index objects. Those that condemn stay as they are: their age is what the grace period counts.
-async fn merge(repository: &mut Repository, operation: &Operation) -> Result<()> {
+async fn merge(repository: &mut Repository, operation: &Operation, report: &mut PruneReport) -> Result<()> {
     if repository.contents.indexes.len() <= MANY_INDEX_OBJECTS {
         return Ok(());
     }
@@ -357,6 +465,9 @@ async fn merge(repository: &mut Repository, operation: &Operation) -> Result<()>
         Err(error) if error.code() == Code::NotFound => return Ok(()),
         objects => objects?,
     };
+    let counted = report.locked_objects;
+    let (objects, _) = replaceable(repository, objects, report).await?;
+    report.locked_objects = counted;
     let small: Vec<_> = objects.into_iter().filter(|(_, _, object)| object.condemned.is_empty()).collect();
     if small.len() <= MANY_INDEX_OBJECTS / 2 {
         return Ok(());

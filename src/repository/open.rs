@@ -88,6 +88,10 @@ impl Repository {
         };
         let store::Opened { store, traffic } = store::open(target, &operation.cancel).await?;
         let contents = Contents::new(store.list("").await?);
+        // Before the first push, so that what is missing is not found out half-way.
+        if if_missing == IfMissing::Create && contents.objects == 0 {
+            store.check_access().await?;
+        }
         let (slots, opened) = remembered.await?;
         let mut repository = Self {
             store,

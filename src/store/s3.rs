@@ -238,7 +238,10 @@ impl S3Store {
                     .advise("check keyId and applicationKey, and region or endpoint if they are set")
             }
             (403, _) | (_, "AccessDenied") => {
-                let capability = operation.capability();
+                let capability = match operation {
+                    Operation::Write if self.lock.is_some() => "writeFiles, and for objectLockDays writeFileRetentions",
+                    _ => operation.capability(),
+                };
                 Error::new(Code::Auth, format!("{attempt}: access is denied; {refusal}")).advise(format!(
                     "check keyId and applicationKey, and that this key may use the bucket and has the capability {capability}"
                 ))
