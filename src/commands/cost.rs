@@ -128,7 +128,8 @@ fn prices() -> Result<Prices> {
 }
 
 fn model(prices: &Prices, pushes: &[Measured], now: u64, scheduled: f64, billed_bytes: u64) -> Cost {
-    let storage_usd = billed_bytes.saturating_sub(prices.storage.free_bytes) as f64 / 1e12 * prices.storage.usd_per_tb_month;
+    let storage_usd =
+        billed_bytes.saturating_sub(prices.storage.free_bytes) as f64 / 1e12 * prices.storage.usd_per_tb_month;
     let pushes_per_month = scheduled + others_per_month(pushes, now);
     let calls = |price: &CallPrice, counted: fn(&Measured) -> u64| {
         let mean = pushes.iter().map(counted).sum::<u64>() as f64 / pushes.len().max(1) as f64;

@@ -62,7 +62,8 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
                 let spared = |id| format!("{id} is kept beyond keepSnapshots: it holds much more than all newer ones");
                 warnings.extend(pruned.spared_snapshot.map(spared));
                 if pruned.left_to_another_key {
-                    warnings.push("old snapshots stay: this key may not delete, and leaves pruning to another one".into());
+                    warnings
+                        .push("old snapshots stay: this key may not delete, and leaves pruning to another one".into());
                 }
             }
             Err(error) if error.code() == Code::Cancelled => {}
@@ -105,7 +106,8 @@ async fn renew_locks(target: &Target, upload: &Upload<'_>, operation: &Operation
     let slots = contents.slots.iter().map(|(_, meta)| meta);
     let newest = contents.snapshots.last().map(|(_, meta)| meta);
     let due = |meta: &&ObjectMeta| {
-        let renewed = cache.object(&lock_record(&meta.key)).and_then(|at| Some(u64::from_le_bytes(at.try_into().ok()?)));
+        let renewed =
+            cache.object(&lock_record(&meta.key)).and_then(|at| Some(u64::from_le_bytes(at.try_into().ok()?)));
         let renewed = renewed.map_or(meta.modified, |at| meta.modified.max(UNIX_EPOCH + Duration::from_secs(at)));
         now.duration_since(renewed).is_ok_and(|age| age >= lock / 2)
     };

@@ -81,7 +81,8 @@ fn warnings(hidden: Option<&Hidden>, deletion: Deletion, lifecycle: Option<Lifec
         ));
     }
     warnings.push(
-        "what is hidden stays and is billed: no lifecycle rule of the bucket that this key can see deletes it".to_owned(),
+        "what is hidden stays and is billed: no lifecycle rule of the bucket that this key can see deletes it"
+            .to_owned(),
     );
     warnings
 }

@@ -60,7 +60,13 @@ pub(super) struct Account {
 impl Account {
     pub(super) fn new(http: &ProgressClient, target: &Target, bucket: &Bucket) -> Self {
         let (http, authorize_url) = (http.clone(), target.authorize_url.clone());
-        Self { http, authorize_url, bucket: bucket.clone(), locks: target.object_lock.is_some(), answer: OnceCell::new() }
+        Self {
+            http,
+            authorize_url,
+            bucket: bucket.clone(),
+            locks: target.object_lock.is_some(),
+            answer: OnceCell::new(),
+        }
     }
 
     /// The endpoint of the key's account. One attempt.

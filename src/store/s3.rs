@@ -25,8 +25,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
-    EncodingType, ExpirationStatus, LifecycleRule, Object, ObjectLockMode, ObjectLockRetention,
-    ObjectLockRetentionMode,
+    EncodingType, ExpirationStatus, LifecycleRule, Object, ObjectLockMode, ObjectLockRetention, ObjectLockRetentionMode,
 };
 use aws_smithy_types::DateTime;
 use base64::Engine;
@@ -436,7 +435,8 @@ fn add_rule(lifecycle: &mut Lifecycle, folder: &str, rule: &LifecycleRule) {
         (None, date) => date.map(|_| 0),
     });
     // A rule that keeps some older versions, or picks some objects, does not delete all that is hidden.
-    let deletes = rule.noncurrent_version_expiration().filter(|rule| !picks && rule.newer_noncurrent_versions().is_none());
+    let deletes =
+        rule.noncurrent_version_expiration().filter(|rule| !picks && rule.newer_noncurrent_versions().is_none());
     let deletes = deletes.and_then(|rule| rule.noncurrent_days()).map(days);
     lifecycle.add(folder, prefix.unwrap_or_default(), expires, deletes);
 }
@@ -547,8 +547,9 @@ impl Store for S3Store {
         if let Some(days) = lifecycle.and_then(|lifecycle| lifecycle.expires_after) {
             let name = &self.bucket.name;
             let problem = format!("a lifecycle rule of {name:?} removes backups {days} days after their upload");
-            return Err(Error::config("bucket", problem)
-                .advise("change the rule, which may delete what is hidden, but hide nothing; or choose another prefix"));
+            return Err(Error::config("bucket", problem).advise(
+                "change the rule, which may delete what is hidden, but hide nothing; or choose another prefix",
+            ));
         }
         Ok(())
     }

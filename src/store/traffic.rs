@@ -108,7 +108,8 @@ mod tests {
 
     #[test]
     fn calls_are_counted_as_b2_counts_them() {
-        let class = |method, rest: &str| CallClass::of(method, &format!("https://s3.us-west-004.backblazeb2.com/{rest}"));
+        let class =
+            |method, rest: &str| CallClass::of(method, &format!("https://s3.us-west-004.backblazeb2.com/{rest}"));
         for (method, rest, expected) in [
             ("PUT", "bucket/p/packs/00/x?x-id=PutObject", CallClass::A),
             ("DELETE", "bucket/p/packs/00/x?versionId=1", CallClass::A),

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // each test file uses its part
 
+pub mod bucket;
 pub mod legacy;
 
 use std::collections::BTreeMap;
