@@ -251,7 +251,8 @@ test("people see tables, sizes and what is missing", async () => {
   assert.match(stderr, /warning: snapshot broken cannot be read: damaged/);
 
   const status = { location: "file:///r", encrypted: true, snapshots: 0, latest: null, storedBytes: 0, objects: 0 };
-  const shown = await drive(["status"], { status: async () => ({ ...status, leftOut: [] }) });
+  const more = { leftOut: [], hiddenBytes: 0, hiddenVersions: 0, deletion: "for_good", hiddenForDays: null };
+  const shown = await drive(["status"], { status: async () => ({ ...status, ...more, warnings: [], cost: null }) });
   assert.match(shown.stdout, /^repository  file:\/\/\/r$/m);
   assert.match(shown.stdout, /^latest      none$/m);
   const withOld = await drive(["status"], { status: async () => ({ ...status, legacySnapshots: 3, leftOut: [] }) });

@@ -87,10 +87,19 @@ export function verify({ snapshots, packs, chunks, readBytes, problems }) {
 }
 
 /** @param {import("../index.js").PruneResult} report @returns {Words} */
-export function prune({ removedSnapshots, condemnedPacks, deletedPacks, freedBytes }) {
+export function prune(report) {
+  const { removedSnapshots, condemnedPacks, deletedPacks, freedBytes, hiddenForDays, lockedObjects } = report;
+  if (report.leftToAnotherKey) {
+    return { lines: ["nothing was removed: this key may not delete, and leaves pruning to a key that may"] };
+  }
   const removed = `${count(removedSnapshots.length, "snapshot")} removed`;
   const packs = `${count(deletedPacks, "pack")} deleted (${size(freedBytes)}), ${number(condemnedPacks)} to be deleted later`;
-  return { lines: [`${removed}; ${packs}`, ...removedSnapshots.map((id) => `  ${id}`)] };
+  const notes = [];
+  if (hiddenForDays !== null) {
+    notes.push(`this key may only hide: the bucket's lifecycle rule deletes it ${count(hiddenForDays, "day")} later`);
+  }
+  if (lockedObjects > 0) notes.push(`Object Lock still keeps ${count(lockedObjects, "object")} that are not needed`);
+  return { lines: [`${removed}; ${packs}`, ...removedSnapshots.map((id) => `  ${id}`)], notes };
 }
 
 /** @param {import("../index.js").ImportLegacyResult} report @returns {Words} */
@@ -106,17 +115,54 @@ export function importLegacy({ imported, present, skipped }) {
 }
 
 /** @param {import("../index.js").StatusResult} report @returns {Words} */
-export function status({ location, encrypted, snapshots, legacySnapshots, latest, storedBytes, objects, leftOut }) {
+export function status(report) {
+  const { location, encrypted, snapshots, legacySnapshots, latest, storedBytes, objects, leftOut, cost } = report;
   const rows = [
     ["repository", location],
     ["encrypted", encrypted ? "yes" : "no"],
     ["stored", `${size(storedBytes)} in ${count(objects, "object")}`],
+    ["hidden", hidden(report)],
+    ["deletion", deletion(report)],
     ["snapshots", number(snapshots)],
     ...(legacySnapshots > 0 ? [["of 0.1.x", `${number(legacySnapshots)}, see import-legacy`]] : []),
     ["latest", latest ? `${latest.id} (${latest.trigger}, ${latest.host}, ${size(latest.bytes)})` : "none"],
     ["left out", leftOut.join(", ") || "nothing"],
   ];
-  return { lines: table(rows) };
+  return { lines: [...table(rows), ...(cost ? costs(cost) : [])], notes: warningLines(report.warnings) };
+}
+
+/** @param {Pick<import("../index.js").StatusResult, "hiddenBytes" | "hiddenVersions">} report */
+function hidden({ hiddenBytes, hiddenVersions }) {
+  if (hiddenBytes === null || hiddenVersions === null) return "the service does not tell";
+  return hiddenVersions === 0 ? "nothing" : `${size(hiddenBytes)} in ${count(hiddenVersions, "version")}, also billed`;
+}
+
+/** @param {Pick<import("../index.js").StatusResult, "deletion" | "hiddenForDays">} report */
+function deletion({ deletion, hiddenForDays }) {
+  const ways = {
+    for_good: "for good",
+    by_lifecycle: `hidden, and deleted ${count(hiddenForDays ?? 0, "day")} later by the bucket's lifecycle rule`,
+    denied: "left to another key: this one may not delete",
+    untried: "for good, if the key may",
+  };
+  return ways[deletion];
+}
+
+/** @param {import("../index.js").Cost} cost */
+function costs(cost) {
+  const dollars = (/** @type {number} */ usd) => `$${usd.toFixed(2)}`;
+  const calls = (/** @type {import("../index.js").CostOfCalls} */ { perMonth, freePerMonth, usd }) =>
+    cost.measuredPushes === 0
+      ? "not measured yet: no push of this machine"
+      : `${number(Math.round(perMonth))} of ${number(freePerMonth)} free: ${dollars(usd)}`;
+  const rows = [
+    ["a month", `${dollars(cost.usd)} (${cost.service}, prices of ${cost.pricesDate})`],
+    ["storage", `${size(cost.billedBytes)} of ${size(cost.freeBytes)} free: ${dollars(cost.storageUsd)}`],
+    ["pushes", number(Math.round(cost.pushesPerMonth))],
+    ["class B", calls(cost.classB)],
+    ["class C", calls(cost.classC)],
+  ];
+  return ["", ...table(rows)];
 }
 
 /** Enough of a slot's id to tell it from others. @param {string} id */

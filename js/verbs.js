@@ -131,8 +131,11 @@ export const VERBS = {
 
   status: {
     about: "Show where backups stand",
-    options: {},
-    run: ({ io, target, abort, onProgress }) => io.native.status(target, { signal: abort.signal }, onProgress),
+    options: { cost: { type: "boolean", about: "Also say what a month costs at Backblaze B2" } },
+    run: async ({ io, target, values, abort, onProgress }) => {
+      const pushesPerMonth = values.cost ? await scheduledRuns(target.schedule) : undefined;
+      return io.native.status(target, { pushesPerMonth, signal: abort.signal }, onProgress);
+    },
     describe: describe.status,
   },
 
@@ -190,6 +193,12 @@ export const VERBS = {
     describe: describe.keyRecoveryCode,
   },
 };
+
+/** How often a schedule comes in 30 days. @param {string} [schedule] */
+async function scheduledRuns(schedule = "daily") {
+  const { runsPerMonth } = await import("./plugin/schedule.js");
+  return runsPerMonth(schedule, Date.now());
+}
 
 /** @param {Call} call */
 async function keyAdd({ io, target, values, abort }) {

@@ -146,7 +146,7 @@ export function pushed({ snapshot, files, bytes, changedFiles, uploadedBytes, du
  * @param {ReturnType<typeof import("./schedule.js").startSchedule> | null} schedule
  */
 export function status({ lastSuccess, lastError }, report, schedule) {
-  const { location, encrypted, snapshots, legacySnapshots, latest, storedBytes } = report;
+  const { location, encrypted, snapshots, legacySnapshots, latest, storedBytes, hiddenBytes, warnings } = report;
   const health = lastError ? "the last backup failed" : schedule?.isOverdue() ? "a backup is overdue" : "good";
   return [
     `Health: ${health}`,
@@ -156,6 +156,8 @@ export function status({ lastSuccess, lastError }, report, schedule) {
     `Snapshots: ${number(snapshots)}${latest ? `, newest ${latest.id}` : ""}`,
     ...(legacySnapshots > 0 ? [`Of 0.1.x: ${number(legacySnapshots)}, named by their ids`] : []),
     `Stored: ${size(storedBytes)} in ${location}, ${encrypted ? "encrypted" : "not encrypted"}`,
+    ...(hiddenBytes ? [`Hidden, and also billed: ${size(hiddenBytes)}`] : []),
+    ...warnings.map((text) => `Warning: ${oneLine(text)}`),
   ].join("\n");
 }
 
