@@ -110,8 +110,10 @@ export const VERBS = {
 
   prune: {
     about: "Apply retention, and free what no snapshot needs",
-    options: {},
-    run: ({ io, target, abort, onProgress }) => io.native.prune(target, { signal: abort.signal }, onProgress),
+    options: { "all-machines": { type: "boolean", about: "Apply retention to the snapshots of every machine" } },
+    run: ({ io, target, values, abort, onProgress }) => {
+      return io.native.prune(target, { allMachines: values["all-machines"], signal: abort.signal }, onProgress);
+    },
     describe: describe.prune,
   },
 

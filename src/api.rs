@@ -406,6 +406,16 @@ impl From<commands::VerifyReport> for VerifyResult {
     }
 }
 
+/// Options of `prune`.
+#[napi(object, object_to_js = false)]
+pub struct PruneOptions<'env> {
+    /// Apply retention to every machine's snapshots, each machine's by themselves. Default: to this machine's only.
+    pub all_machines: Option<bool>,
+    /// Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`.
+    #[napi(ts_type = "AbortSignal")]
+    pub signal: Option<Object<'env>>,
+}
+
 /// What `prune` did.
 #[napi(object, object_from_js = false, use_nullable = true)]
 pub struct PruneResult {
@@ -1014,12 +1024,15 @@ pub fn verify<'env>(
 pub fn prune<'env>(
     env: &'env Env,
     #[napi(ts_arg_type = "Target")] target: Object<'env>,
-    options: Option<OperationOptions<'env>>,
+    options: Option<PruneOptions<'env>>,
     #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
 ) -> napi::Result<PromiseRaw<'env, PruneResult>> {
     let target = Call::target(env, target);
-    Call::new(options.and_then(|options| options.signal), on_progress)
-        .start(env, async move |operation| commands::prune::prune(&target?, &operation).await)
+    let (all_machines, signal) = options.map_or((None, None), |options| (options.all_machines, options.signal));
+    Call::new(signal, on_progress).start(env, async move |operation| match all_machines {
+        Some(true) => commands::prune::prune_all_machines(&target?, &operation).await,
+        _ => commands::prune::prune(&target?, &operation).await,
+    })
 }
 
 /// Makes snapshots of this format of those that 0.1.x has written, which stay as they are.

@@ -42,11 +42,33 @@ pub async fn prune(target: &Target, operation: &Operation) -> Result<PruneReport
     prune_after(target, GRACE, operation).await
 }
 
+/// [`prune`] that applies retention to every machine's snapshots, each machine's by themselves: for machines whose keys may
+/// not delete.
+///
+/// # Errors
+/// Those of [`prune`].
+pub async fn prune_all_machines(target: &Target, operation: &Operation) -> Result<PruneReport> {
+    prune_as(target, Whose::All, GRACE, operation).await
+}
+
 /// [`prune`] with another grace period. For tests: a shorter one than [`GRACE`] is safe only while nobody pushes.
 ///
 /// # Errors
 /// Those of [`prune`].
 pub async fn prune_after(target: &Target, grace: Duration, operation: &Operation) -> Result<PruneReport> {
+    prune_as(target, Whose::Own, grace, operation).await
+}
+
+/// Whose snapshots retention may remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// This machine's.
+    Own,
+    /// Every machine's.
+    All,
+}
+
+async fn prune_as(target: &Target, whose: Whose, grace: Duration, operation: &Operation) -> Result<PruneReport> {
     let workplace = Workplace::open(target, "prune").await?;
     let cache = Some(Arc::clone(&workplace.cache));
     let mut repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
@@ -54,7 +76,8 @@ pub async fn prune_after(target: &Target, grace: Duration, operation: &Operation
     repository.keyring.writing()?;
     let mut report = PruneReport::default();
     if may_delete(&repository, &mut report).await? {
-        let done = run(&mut repository, target, workplace.machine, Some(grace), operation, &mut report).await;
+        let own = (whose == Whose::Own).then_some(workplace.machine);
+        let done = run(&mut repository, target, own, Some(grace), operation, &mut report).await;
         unless_denied(&repository, done, &mut report).await?;
     }
     Ok(report)
@@ -78,17 +101,18 @@ pub(super) async fn apply_retention(
     }
     if may_delete(repository, &mut report).await? {
         repository.refresh().await?;
-        let done = run(repository, target, machine, None, operation, &mut report).await;
+        let done = run(repository, target, Some(machine), None, operation, &mut report).await;
         unless_denied(repository, done, &mut report).await?;
     }
     Ok(report)
 }
 
-/// Removes snapshots, and frees what nothing needs after `grace`; without one as usual, and only if a snapshot went.
+/// Removes snapshots of one machine or of all, and frees what nothing needs after `grace`; without one as usual, and only
+/// if a snapshot went.
 async fn run(
     repository: &mut Repository,
     target: &Target,
-    machine: MachineId,
+    machine: Option<MachineId>,
     grace: Option<Duration>,
     operation: &Operation,
     report: &mut PruneReport,
@@ -152,23 +176,30 @@ pub(super) fn hidden_snapshots(hidden: &Hidden) -> Vec<SnapshotId> {
     hidden.deleted.iter().filter_map(id).collect()
 }
 
-/// Removes the manifests of this machine's regular snapshots that retention does not keep.
+/// Removes the manifests of the regular snapshots of one machine, or of each, that retention does not keep.
 async fn remove_snapshots(
     repository: &mut Repository,
     target: &Target,
-    machine: MachineId,
+    machine: Option<MachineId>,
     operation: &Operation,
     report: &mut PruneReport,
 ) -> Result<()> {
     let Summaries { readable, .. } = summaries(repository, operation).await?;
-    let own: Vec<&(SnapshotId, Summary)> =
-        readable.iter().filter(|(id, summary)| !id.is_safety() && summary.machine == machine).collect();
-    let ids: Vec<&SnapshotId> = own.iter().map(|(id, _)| id).collect();
-    let kept = kept(&ids, target.keep_snapshots as usize, &target.retention, &jiff::Zoned::now());
-    let (staying, mut going): (Vec<_>, Vec<_>) = own.into_iter().partition(|(id, _)| kept.contains(id));
-    if let Some(fuller) = much_fuller(&staying, &going) {
-        report.spared_snapshot = Some(fuller.to_string());
-        going.retain(|(id, _)| *id != fuller);
+    let mut machines: BTreeMap<MachineId, Vec<&(SnapshotId, Summary)>> = BTreeMap::new();
+    let of_these = |summary: &Summary| machine.is_none_or(|machine| summary.machine == machine);
+    for snapshot in readable.iter().filter(|(id, summary)| !id.is_safety() && of_these(summary)) {
+        machines.entry(snapshot.1.machine).or_default().push(snapshot);
+    }
+    let mut going = Vec::new();
+    for own in machines.into_values() {
+        let ids: Vec<&SnapshotId> = own.iter().map(|(id, _)| id).collect();
+        let kept = kept(&ids, target.keep_snapshots as usize, &target.retention, &jiff::Zoned::now());
+        let (staying, mut some): (Vec<_>, Vec<_>) = own.into_iter().partition(|(id, _)| kept.contains(id));
+        if let Some(fuller) = much_fuller(&staying, &some) {
+            report.spared_snapshot = Some(fuller.to_string());
+            some.retain(|(id, _)| *id != fuller);
+        }
+        going.extend(some);
     }
     let mut removed: Vec<SnapshotId> = Vec::new();
     for (id, _) in going {

@@ -778,6 +778,21 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_examples_are_configurations() {
+        let examples: Vec<&str> = include_str!("../../docs/providers.md")
+            .split("```json\n")
+            .skip(1)
+            .map(|rest| rest.split("```").next().unwrap())
+            .collect();
+        assert!(examples.len() >= 9, "{examples:?}");
+        for example in examples {
+            let mut config: Value = serde_json::from_str(example).unwrap();
+            config["stateDir"] = json!("/s");
+            Target::from_json(&config).unwrap_or_else(|error| panic!("{example}: {error}"));
+        }
+    }
+
+    #[test]
     fn schedules_have_one_of_four_forms() {
         for good in ["daily", "weekly", "30m", "6h", "2d", "0 3 * * *", "*/10 0 3 * * MON-FRI", "@hourly"] {
             assert_eq!(parse(&json!({ "schedule": good })).schedule, good);
