@@ -443,6 +443,44 @@ mod tests {
     }
 
     #[test]
+    fn everything_that_backups_need_is_named_at_once() {
+        let answer = version_3(&serde_json::json!({ "capabilities": ["readFiles", "deleteFiles"] }));
+        let answer: Answer = serde_json::from_value(answer).unwrap();
+        // `listFiles` is found missing when the key is to read; that it may not write is said as well.
+        let text = check(&answer, &bucket()).unwrap_err().to_string();
+        assert!(text.contains("the capabilities listFiles, writeFiles;"), "{text}");
+        let text = check_capabilities(&answer, &needed(true)).unwrap_err().to_string();
+        assert!(text.contains("listFiles, writeFiles, readFileRetentions, writeFileRetentions;"), "{text}");
+    }
+
+    #[test]
+    fn rules_count_for_the_folder_that_they_are_for() {
+        let lifecycle = |rules: serde_json::Value| {
+            let buckets = serde_json::json!({ "buckets": [
+                { "bucketName": "another", "lifecycleRules": [{ "fileNamePrefix": "", "daysFromUploadingToHiding": 1 }] },
+                { "bucketName": "mine", "lifecycleRules": rules },
+            ] });
+            let lifecycle = serde_json::from_value::<Buckets>(buckets).unwrap().lifecycle_of(&bucket()).unwrap();
+            (lifecycle.expires_after, lifecycle.deletes_hidden_after)
+        };
+        let rule = |prefix: &str, hides: Option<u32>, deletes: Option<u32>| {
+            serde_json::json!({
+                "fileNamePrefix": prefix, "daysFromUploadingToHiding": hides, "daysFromHidingToDeleting": deletes,
+            })
+        };
+        assert_eq!(lifecycle(serde_json::json!([])), (None, None));
+        assert_eq!(
+            lifecycle(serde_json::json!([rule("", None, Some(9)), rule("openclaw", None, Some(3))])),
+            (None, Some(3))
+        );
+        assert_eq!(lifecycle(serde_json::json!([rule("openclaw-backup/", Some(5), None)])), (Some(5), None));
+        // A part of the repository: what it hides is missed, what it deletes is not all.
+        assert_eq!(lifecycle(serde_json::json!([rule("openclaw-backup/packs/", Some(5), Some(1))])), (Some(5), None));
+        assert_eq!(lifecycle(serde_json::json!([rule("openclaw-backup-2/", Some(5), Some(1))])), (None, None));
+        assert!(Buckets::default().lifecycle_of(&bucket()).is_none());
+    }
+
+    #[test]
     fn a_key_that_cannot_delete_is_enough_for_backups() {
         judged(&version_3(&serde_json::json!({ "capabilities": ["listFiles", "readFiles", "writeFiles"] }))).unwrap();
     }
@@ -501,6 +539,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_list_of_buckets_makes_the_parser_panic(text in "\\PC{0,40}|[\\[\\]{}\",:a-zA-Z0-9]{0,60}") {
+            let text = text.replace('R', "lifecycleRules").replace('B', "buckets").replace('N', "bucketName");
+            if let Ok(buckets) = serde_json::from_str::<Buckets>(&text) {
+                drop(buckets.lifecycle_of(&bucket()));
+            }
+        }
+
         #[test]
         fn a_place_that_is_taken_from_an_answer_is_encrypted(
             url in "(https?://)?(s3\\.)?[a-z0-9.@:/?#-]{0,20}(\\.backblazeb2\\.com)?|\\PC{0,20}",

@@ -727,6 +727,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn only_enabled_rules_for_all_of_the_folder_delete_what_is_hidden() {
+        use aws_sdk_s3::types::{
+            LifecycleExpiration, LifecycleRuleAndOperator, LifecycleRuleFilter, NoncurrentVersionExpiration, Tag,
+        };
+        let known = |rule: &LifecycleRule| {
+            let mut lifecycle = Lifecycle::default();
+            add_rule(&mut lifecycle, "openclaw-backup/", rule);
+            (lifecycle.expires_after, lifecycle.deletes_hidden_after)
+        };
+        let older = |keep| {
+            NoncurrentVersionExpiration::builder().noncurrent_days(7).set_newer_noncurrent_versions(keep).build()
+        };
+        let enabled = || LifecycleRule::builder().status(ExpirationStatus::Enabled);
+        let whole = enabled().noncurrent_version_expiration(older(None));
+        assert_eq!(known(&whole.clone().build().unwrap()), (None, Some(7)));
+        assert_eq!(known(&whole.clone().status(ExpirationStatus::Disabled).build().unwrap()), (None, None));
+        assert_eq!(known(&enabled().noncurrent_version_expiration(older(Some(2))).build().unwrap()), (None, None));
+        let tag = Tag::builder().key("a").value("b").build().unwrap();
+        let both = LifecycleRuleAndOperator::builder().prefix("openclaw-backup/").tags(tag).build();
+        let picked = whole.filter(LifecycleRuleFilter::builder().and(both).build());
+        assert_eq!(known(&picked.build().unwrap()), (None, None));
+        let date = LifecycleExpiration::builder().date(DateTime::from_secs(0)).build();
+        assert_eq!(known(&enabled().expiration(date).build().unwrap()), (Some(0), None));
+        #[allow(deprecated)]
+        let elsewhere = enabled().prefix("other/").expiration(LifecycleExpiration::builder().days(1).build());
+        assert_eq!(known(&elsewhere.build().unwrap()), (None, None));
+    }
+
     proptest! {
         #[test]
         fn a_name_comes_back_as_it_was_encoded(name in "\\PC{0,30}", escape_all in any::<bool>()) {
