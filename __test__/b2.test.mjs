@@ -24,7 +24,10 @@ before(async () => {
   proxy = await startProxy({ serverPort, personality: "b2", keyId, applicationKey });
   all = { ...proxy.settings };
 });
-beforeEach(() => Object.assign(proxy.settings, all));
+beforeEach(() => {
+  Object.assign(proxy.settings, all);
+  proxy.reset();
+});
 after(async () => {
   await proxy.stop();
   await seaweed.stop();

@@ -72,6 +72,7 @@ pub enum Addressing {
 }
 
 /// A validated configuration together with the state directory it applies to.
+#[allow(clippy::struct_excessive_bools)] // each is a field that the user writes
 #[derive(Debug, Clone)]
 pub struct Target {
     /// The `OpenClaw` state directory, absolute.

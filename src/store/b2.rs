@@ -543,7 +543,7 @@ mod tests {
         fn no_list_of_buckets_makes_the_parser_panic(text in "\\PC{0,40}|[\\[\\]{}\",:a-zA-Z0-9]{0,60}") {
             let text = text.replace('R', "lifecycleRules").replace('B', "buckets").replace('N', "bucketName");
             if let Ok(buckets) = serde_json::from_str::<Buckets>(&text) {
-                drop(buckets.lifecycle_of(&bucket()));
+                let _ = buckets.lifecycle_of(&bucket());
             }
         }
 

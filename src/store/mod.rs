@@ -234,8 +234,8 @@ pub async fn open(target: &Target, cancel: &CancellationToken) -> Result<Opened>
         let bucket = Bucket::of(target)?;
         let http = http::ProgressClient::new(&target.timeouts, Arc::clone(&traffic));
         let mut account = None;
-        let place = match &target.endpoint {
-            Endpoint::S3(url) => s3::Place {
+        let place = if let Endpoint::S3(url) = &target.endpoint {
+            s3::Place {
                 endpoint: if target.allow_insecure_endpoint {
                     url.trim_end_matches('/').to_owned()
                 } else {
@@ -243,13 +243,12 @@ pub async fn open(target: &Target, cancel: &CancellationToken) -> Result<Opened>
                 },
                 region: target.region.clone().unwrap_or_else(|| "us-east-1".into()),
                 addressing: target.addressing,
-            },
-            _ => {
-                let asked = account.insert(b2::Account::new(&http, target, &bucket));
-                match &target.region {
-                    Some(region) => b2::place_in(region)?,
-                    None => repeat.run(|| asked.place()).await?,
-                }
+            }
+        } else {
+            let asked = account.insert(b2::Account::new(&http, target, &bucket));
+            match &target.region {
+                Some(region) => b2::place_in(region)?,
+                None => repeat.run(|| asked.place()).await?,
             }
         };
         Arc::new(retry::Retrying::new(s3::S3Store::new(place, bucket, account, target.object_lock, &http), repeat))

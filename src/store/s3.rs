@@ -25,7 +25,8 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
-    EncodingType, ExpirationStatus, LifecycleRule, Object, ObjectLockMode, ObjectLockRetention, ObjectLockRetentionMode,
+    EncodingType, ExpirationStatus, LifecycleRule, NoncurrentVersionExpiration, Object, ObjectLockMode,
+    ObjectLockRetention, ObjectLockRetentionMode,
 };
 use aws_smithy_types::DateTime;
 use base64::Engine;
@@ -437,7 +438,7 @@ fn add_rule(lifecycle: &mut Lifecycle, folder: &str, rule: &LifecycleRule) {
     // A rule that keeps some older versions, or picks some objects, does not delete all that is hidden.
     let deletes =
         rule.noncurrent_version_expiration().filter(|rule| !picks && rule.newer_noncurrent_versions().is_none());
-    let deletes = deletes.and_then(|rule| rule.noncurrent_days()).map(days);
+    let deletes = deletes.and_then(NoncurrentVersionExpiration::noncurrent_days).map(days);
     lifecycle.add(folder, prefix.unwrap_or_default(), expires, deletes);
 }
 
@@ -729,9 +730,7 @@ mod tests {
 
     #[test]
     fn only_enabled_rules_for_all_of_the_folder_delete_what_is_hidden() {
-        use aws_sdk_s3::types::{
-            LifecycleExpiration, LifecycleRuleAndOperator, LifecycleRuleFilter, NoncurrentVersionExpiration, Tag,
-        };
+        use aws_sdk_s3::types::{LifecycleExpiration, LifecycleRuleAndOperator, LifecycleRuleFilter, Tag};
         let known = |rule: &LifecycleRule| {
             let mut lifecycle = Lifecycle::default();
             add_rule(&mut lifecycle, "openclaw-backup/", rule);
