@@ -103,6 +103,20 @@ export interface ImportLegacyOptions {
    * made them. Default: false.
    */
   acceptPlain?: boolean
+  /** Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`. */
+  signal?: AbortSignal
+}
+
+/** What `importLegacy` did. */
+export interface ImportLegacyResult {
+  /** Snapshots that were made, oldest first. */
+  imported: Array<ImportedSnapshot>
+  /** How many had been imported before. */
+  present: number
+  /** Legacy snapshots that were not imported: `path` is the id. */
+  skipped: Array<SnapshotException>
+}
+
 /** Makes key slots: for what is configured, or for another secret. */
 export declare function keyAdd(target: Target, options?: KeyAddOptions | undefined | null): Promise<KeyAddResult>
 
@@ -122,14 +136,6 @@ export interface KeyAddOptions {
   signal?: AbortSignal
 }
 
-/** What `importLegacy` did. */
-export interface ImportLegacyResult {
-  /** Snapshots that were made, oldest first. */
-  imported: Array<ImportedSnapshot>
-  /** How many had been imported before. */
-  present: number
-  /** Legacy snapshots that were not imported: `path` is the id. */
-  skipped: Array<SnapshotException>
 /** What `keyAdd` did. */
 export interface KeyAddResult {
   /** The new slots, one for each secret and master key; empty when every one was there. */
