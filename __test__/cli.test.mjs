@@ -251,11 +251,19 @@ test("people see tables, sizes and what is missing", async () => {
   assert.match(stderr, /warning: snapshot broken cannot be read: damaged/);
 
   const status = { location: "file:///r", encrypted: true, snapshots: 0, latest: null, storedBytes: 0, objects: 0 };
-  const more = { leftOut: [], hiddenBytes: 0, hiddenVersions: 0, deletion: "for_good", hiddenForDays: null };
-  const shown = await drive(["status"], { status: async () => ({ ...status, ...more, warnings: [], cost: null }) });
+  const rest = {
+    warnings: [],
+    cost: null,
+    leftOut: [],
+    hiddenBytes: 0,
+    hiddenVersions: 0,
+    deletion: "for_good",
+    hiddenForDays: null,
+  };
+  const shown = await drive(["status"], { status: async () => ({ ...status, ...rest }) });
   assert.match(shown.stdout, /^repository  file:\/\/\/r$/m);
   assert.match(shown.stdout, /^latest      none$/m);
-  const withOld = await drive(["status"], { status: async () => ({ ...status, legacySnapshots: 3, leftOut: [] }) });
+  const withOld = await drive(["status"], { status: async () => ({ ...status, ...rest, legacySnapshots: 3 }) });
   assert.match(withOld.stdout, /^of 0\.1\.x +3, see import-legacy$/m);
   const old = "2026-01-01T00-00-00Z";
   const report = {
