@@ -838,6 +838,7 @@ module.exports = nativeBinding
 module.exports.applyRollback = nativeBinding.applyRollback
 module.exports.diff = nativeBinding.diff
 module.exports.discardRollback = nativeBinding.discardRollback
+module.exports.drill = nativeBinding.drill
 module.exports.importLegacy = nativeBinding.importLegacy
 module.exports.keyAdd = nativeBinding.keyAdd
 module.exports.keyList = nativeBinding.keyList

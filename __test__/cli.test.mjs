@@ -20,7 +20,7 @@ import { projectDir } from "./support/tools.mjs";
 
 const KEY = "application-key-that-is-never-shown";
 const KEY_VERBS = ["key list", "key add", "key remove", "key rotate", "key recovery-code"];
-const VERBS = ["push", "list", "pull", "rollback", "diff", "verify", "prune", "status", ...KEY_VERBS];
+const VERBS = ["push", "list", "pull", "rollback", "diff", "verify", "drill", "prune", "status", ...KEY_VERBS];
 const ID = "2026-02-19T00-00-00Z-7f3a";
 const root = temporaryDirectory("cli");
 const stateDir = path.join(root, "state");
@@ -219,11 +219,11 @@ test("every verb hands its options to its function", async () => {
   };
   const where = ["--snapshot", "10 minutes ago", "--path", "a/**", "--path", "b"];
   assert.deepEqual(await options(["pull", ...where, "--target", "x"], { pull: async () => listed }), {
-    ...{ snapshot: "10 minutes ago", directory: path.resolve("x"), paths: ["a/**", "b"] },
+    ...{ snapshot: "10 minutes ago", directory: path.resolve("x"), paths: ["a/**", "b"], partial: undefined },
   });
   const rollback = { rollback: async () => PLAN };
   assert.deepEqual(await options(["rollback", ...where, "--yes"], rollback), {
-    ...{ snapshot: "10 minutes ago", paths: ["a/**", "b"], planOnly: undefined },
+    ...{ snapshot: "10 minutes ago", paths: ["a/**", "b"], planOnly: undefined, partial: undefined },
   });
   assert.equal((await options(["rollback", ...where, "--yes", "--plan"], rollback)).planOnly, true);
   const diff = { diff: async () => ({ from: ID, to: null, changes: [] }) };
@@ -232,7 +232,15 @@ test("every verb hands its options to its function", async () => {
   const imported = { importLegacy: async () => ({ imported: [], present: 0, skipped: [] }) };
   assert.deepEqual(await options(["import-legacy", "--accept-plain"], imported), { acceptPlain: true });
   const sound = { snapshots: 1, packs: 1, chunks: 1, readBytes: 0, problems: [] };
-  assert.deepEqual(await options(["verify", "--read-data"], { verify: async () => sound }), { readData: true });
+  const verified = (...args) => options(["verify", ...args], { verify: async () => sound });
+  assert.deepEqual(await verified("--read-data"), { readData: 100 });
+  assert.deepEqual(await verified("--read-data=7%"), { readData: 7 });
+  assert.deepEqual(await verified("--read-data=7"), { readData: 7 });
+  assert.deepEqual(await verified(), { readData: undefined });
+  const drilled = { snapshot: ID, files: 1, bytes: 2, databases: 0, problems: [], skipped: null };
+  assert.deepEqual(await options(["drill"], { drill: async () => drilled }), { snapshot: undefined });
+  const pruned = { shrunk: null, removedSnapshots: [], condemnedPacks: 0, deletedPacks: 0, freedBytes: 0 };
+  assert.deepEqual(await options(["prune", "--accept-shrink"], { prune: async () => pruned }), { acceptShrink: true });
 });
 
 test("people see tables, sizes and what is missing", async () => {
@@ -326,6 +334,33 @@ test("people see what a month costs", async () => {
   assert.match(stdout, /^class C +90 of 75,000 free: \$0\.00$/m);
   assert.match(stderr, /^warning: look$/m);
   assert.match((await run({ ...measured, measuredPushes: 0 })).stdout, /^class B +not measured yet/m);
+});
+
+test("a drill tells what it has shown, and fails when something did not come out", async () => {
+  const report = { snapshot: ID, files: 2, bytes: 3000, databases: 1, problems: [], skipped: null };
+  const good = await drive(["drill"], { drill: async () => report });
+  assert.deepEqual([good.code, good.stderr], [0, ""]);
+  assert.match(good.stdout, /2 files, 3\.0 kB, came out as they were stored; 1 database checked/);
+  const bad = await drive(["drill"], { drill: async () => ({ ...report, problems: ["workspace/a: damaged"] }) });
+  assert.equal(bad.code, 1);
+  assert.match(bad.stdout, /^workspace\/a: damaged$/m);
+  const skipped = await drive(["drill"], { drill: async () => ({ ...report, skipped: "it takes 3 bytes" }) });
+  assert.deepEqual([skipped.code, skipped.stdout], [0, "no drill: it takes 3 bytes\n"]);
+});
+
+test("a state that has shrunk prunes nothing, and says what to do", async () => {
+  const shrunk = { snapshot: ID, filesBefore: 1200, files: 3 };
+  const nothing = { removedSnapshots: [], condemnedPacks: 0, deletedPacks: 0, freedBytes: 0 };
+  const { stdout, stderr } = await drive(["prune"], { prune: async () => ({ shrunk, ...nothing }) });
+  assert.equal(stdout, "nothing was pruned\n");
+  assert.match(stderr, /holds 3 files, and \S+ holds 1,200: .* prune --accept-shrink/);
+});
+
+test("a part to be read is a number of percent", async () => {
+  for (const value of ["x", "1.5%", "", "-1"]) {
+    const { code } = await drive(["verify", `--read-data=${value}`], { verify: async () => assert.fail("asked") });
+    assert.equal(code, 64, value);
+  }
 });
 
 test("verify fails when there are problems, and lists them", async () => {

@@ -190,6 +190,30 @@ describe("the queue", () => {
     assert.deepEqual([outcomes.at(-1), engine.record.facts.lastError], [null, undefined]);
   });
 
+  test("a restore is tried at most once in its time, for each repository", async () => {
+    const calls = [];
+    const report = { snapshot: "id", files: 1, bytes: 2, databases: 0, problems: [], skipped: null };
+    let fails = true;
+    const run = async ({ verb }) => {
+      calls.push(verb);
+      if (fails) throw failure("NETWORK", "no");
+      return report;
+    };
+    const engine = new Engine({ stateDir: newState(), rootDir: projectDir, run });
+    engine.configure({ target: {} }, "here");
+    await assert.rejects(engine.drill(1000), { code: "NETWORK" });
+    fails = false;
+    const both = await Promise.all([engine.drill(HOUR), engine.drill(HOUR)]);
+    assert.deepEqual(both, [report, null]);
+    assert.equal(await engine.drill(HOUR), null);
+    assert.equal(engine.record.facts.lastDrill.snapshot, "id");
+    engine.configure({ target: {} }, "elsewhere");
+    assert.deepEqual(await engine.drill(HOUR), report);
+    engine.record.facts.lastDrill.at -= 2 * HOUR;
+    assert.deepEqual(await engine.drill(HOUR), report);
+    assert.deepEqual(calls, Array(4).fill("drill"));
+  });
+
   test("a wrong configuration is said until a call succeeds", async () => {
     const { engine, release, fail } = await newEngine();
     const refused = assert.rejects(engine.call("list"), { code: "CONFIG" });
@@ -346,6 +370,27 @@ describe("the owner", () => {
     assert.equal(told.length, 2);
   });
 
+  test("is told once that most files are gone, and again when it happens again", async () => {
+    const told = [];
+    const system = { enqueueSystemEvent: (text) => told.push(text), requestHeartbeat() {} };
+    const record = { facts: {}, set: async (facts) => Object.assign(record.facts, facts) };
+    const logger = { error() {}, warn() {} };
+    const outcome = watchOutcomes({ api: { config: {}, runtime: { system } }, settings: {} }, { record }, logger);
+    const shrunk = { snapshot: "full", filesBefore: 900, files: 2 };
+    for (const report of [
+      { snapshot: "a", shrunk },
+      { snapshot: "b", shrunk },
+      { snapshot: null, shrunk: null },
+    ]) {
+      outcome(null, report);
+    }
+    assert.equal(told.length, 1);
+    assert.match(told[0], /2 are left of the 900 in full\. .*\/b2 accept-shrink\. To go back: \/b2 plan full$/);
+    outcome(null, { snapshot: "c", shrunk: null });
+    outcome(null, { snapshot: "d", shrunk });
+    assert.equal(told.length, 2);
+  });
+
   test("is found in the session that they talk to by default", () => {
     assert.equal(mainSession({}), "agent:main:main");
     assert.equal(mainSession({ session: { mainKey: "home" } }), "agent:main:home");
@@ -401,6 +446,22 @@ describe("the texts", () => {
     const text = texts.list({ snapshots: Array(25).fill(snapshot), unreadable: [] });
     assert.match(text, /^25 snapshots, newest first:\n/);
     assert.match(text, /\n\.\.\. and 15 more$/);
+  });
+
+  test("status names what is proven, and what waits for the owner", () => {
+    const report = {
+      ...{ location: "x", encrypted: true, snapshots: 1, latest: { id: "id" }, storedBytes: 1, failed: null },
+      ...{ proven: { snapshot: "id", at: "2026-02-19T00:00:00Z", problems: [] }, shrunk: null },
+    };
+    const facts = { lastSuccess: { at: 0, trigger: "schedule" } };
+    const good = texts.status(facts, report, null);
+    assert.match(good, /^Health: good\n/);
+    assert.match(good, /\nLast proven restorable: id, 2026-02-/);
+    const failed = { snapshot: "old", at: "2026-02-19T00:00:00Z", problems: ["a: damaged\nx"] };
+    const bad = { ...report, proven: null, failed, shrunk: { snapshot: "full", filesBefore: 9, files: 2 } };
+    const said = texts.status(facts, bad, null);
+    assert.match(said, /^Health: a snapshot could not be restored, the state has lost most of its files\n/);
+    assert.match(said, /\nLast proven restorable: none yet\nNot restorable: old: a: damaged x\n.*accept-shrink/);
   });
 
   test("an outcome says how to take it back, or that nothing was done", () => {

@@ -2,14 +2,14 @@
 
 import { parseArgs } from "node:util";
 
-import { oneLine } from "./text.js";
+import { UsageError, oneLine } from "./text.js";
 import { VERBS } from "./verbs.js";
 
 /**
- * An option; `value` names its value in the help and is absent for switches.
+ * An option; `value` names its value in the help and is absent for switches; `implied` is the value where none is given.
  * @typedef {{
  *   type: "string" | "boolean", short?: string, multiple?: boolean, value?: string, about: string,
- *   required?: boolean, choices?: string[]
+ *   required?: boolean, choices?: string[], implied?: string
  * }} Option
  */
 
@@ -17,7 +17,7 @@ import { VERBS } from "./verbs.js";
  * The options by name, checked. Which there are depends on the verb.
  * @typedef {{
  *   config?: string, "state-dir"?: string, json?: boolean, trigger?: import("../index.js").PushOptions["trigger"], snapshot: string, target: string,
- *   path?: string[], plan?: boolean, yes?: boolean, "read-data"?: boolean, cost?: boolean, "all-machines"?: boolean, "accept-plain"?: boolean, "recovery-code"?: boolean, passphrase?: boolean,
+ *   path?: string[], plan?: boolean, yes?: boolean, partial?: boolean, "read-data"?: string, "accept-shrink"?: boolean, "all-machines"?: boolean, cost?: boolean, "accept-plain"?: boolean, "recovery-code"?: boolean, passphrase?: boolean,
  *   "passphrase-env"?: string, "passphrase-file"?: string, "key-file"?: string, "application-key"?: boolean,
  *   "old-application-key-env"?: string, "old-passphrase-env"?: string
  * }} Values
@@ -33,11 +33,6 @@ const COMMON = {
   version: { type: "boolean", about: "Print the version" },
 };
 
-/** A command line that cannot be understood; exit code 64. */
-export class UsageError extends Error {
-  code = "USAGE";
-}
-
 /** Whether a failure must be JSON, also where the rest of the command line cannot be understood. @param {string[]} argv */
 export function wantsJson(argv) {
   const end = argv.indexOf("--");
@@ -49,6 +44,7 @@ export function wantsJson(argv) {
  * @returns {{ ask: "help", verb?: string } | { ask: "version" } | { ask: "run", verb: string, values: Values, names: string[] }}
  */
 export function parse(argv) {
+  argv = withImplied(argv);
   // The verb may stand behind options, and which options there are depends on the verb: so first a lenient look.
   const all = Object.assign({}, COMMON, ...Object.values(VERBS).map(({ options }) => options));
   const { tokens } = parseArgs({ args: argv, options: all, strict: false, allowPositionals: true, tokens: true });
@@ -66,6 +62,18 @@ export function parse(argv) {
   if (actions.length > 0) throw new UsageError(`${verb} needs an action: ${actions.join(", ")}`);
   if (!isVerb) throw new UsageError(`there is no verb ${JSON.stringify(oneLine(verb))}; ${verbs}`);
   return { ask: "run", verb, ...parseVerb(verb, argv) };
+}
+
+/** Gives options their implied values: parseArgs knows none that may do without. @param {string[]} argv */
+function withImplied(argv) {
+  const implied = new Map();
+  for (const { options } of Object.values(VERBS)) {
+    for (const [name, option] of Object.entries(options)) {
+      if (option.implied) implied.set(`--${name}`, `--${name}=${option.implied}`);
+    }
+  }
+  const end = argv.indexOf("--");
+  return argv.map((text, index) => (end >= 0 && index > end ? text : (implied.get(text) ?? text)));
 }
 
 /** @param {string} verb @param {string[]} argv */
@@ -114,18 +122,24 @@ const USAGE_WIDTH = 90;
 function usage(verb) {
   const { options, operands = "" } = VERBS[verb];
   const parts = Object.entries(options).map(([name, option]) => {
-    const text = option.value ? `--${name} ${option.value}` : `--${name}`;
+    const text = `--${name}${shownValue(option)}`;
     return option.required ? text : option.multiple ? `[${text}]...` : `[${text}]`;
   });
   const line = [verb, operands, ...parts].filter(Boolean).join(" ");
   return line.length <= USAGE_WIDTH ? line : [verb, operands, "[<option>]..."].filter(Boolean).join(" ");
 }
 
+/** What stands behind an option's name in the help. @param {Option} option */
+function shownValue({ value, implied }) {
+  if (!value) return "";
+  return implied ? `[=${value}]` : ` ${value}`;
+}
+
 /** The help of one verb, or of all. @param {string} program @param {string} [verb] */
 export function help(program, verb) {
   const options = [...Object.entries(verb ? VERBS[verb].options : {}), ...Object.entries(COMMON)].map(
     ([name, option]) => [
-      `${option.short ? `-${option.short}, ` : ""}--${name}${option.value ? ` ${option.value}` : ""}`,
+      `${option.short ? `-${option.short}, ` : ""}--${name}${shownValue(option)}`,
       option.choices ? `${option.about}: ${option.choices.join(", ")}` : option.about,
     ],
   );

@@ -4,10 +4,10 @@ import { createRequire } from "node:module";
 import os from "node:os";
 
 import * as native from "./native.js";
-import { UsageError, help, parse, wantsJson } from "./arguments.js";
+import { help, parse, wantsJson } from "./arguments.js";
 import { fromUser } from "./secrets.js";
 import { showProgress } from "./terminal.js";
-import { oneLine } from "./text.js";
+import { UsageError, oneLine } from "./text.js";
 import { VERBS } from "./verbs.js";
 
 /**

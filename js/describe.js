@@ -26,7 +26,8 @@ export function push(report) {
 export function list({ snapshots, unreadable }) {
   const rows = snapshots.map((snapshot) => {
     const created = snapshot.createdAt.replace("T", " ").replace(/(\.\d+)?Z$/, "");
-    const complete = snapshot.complete ? "yes" : `no, ${number(snapshot.exceptions)} left out`;
+    const left = snapshot.complete ? "yes" : `no, ${number(snapshot.exceptions)} left out`;
+    const complete = snapshot.shrunk ? `${left}; most files were gone` : left;
     const { id, kind, trigger, host, files, bytes } = snapshot;
     return [id, created, kind, trigger, host, number(files), size(bytes), complete];
   });
@@ -38,9 +39,10 @@ export function list({ snapshots, unreadable }) {
 }
 
 /** @param {import("../index.js").PullResult} report @param {string} directory @returns {Words} */
-export function pull({ snapshot, files, bytes, exceptions }, directory) {
+export function pull({ snapshot, files, bytes, exceptions, lost = [] }, directory) {
   const written = `${count(files, "file")}, ${size(bytes)}`;
-  return { lines: [`wrote ${written}, of ${snapshot} to ${directory}`], notes: missing(exceptions) };
+  const gone = lost.map(({ path, reason }) => `not restored: ${path}: ${reason}`);
+  return { lines: [`wrote ${written}, of ${snapshot} to ${directory}`], notes: [...missing(exceptions), ...gone] };
 }
 
 /** @param {import("../index.js").RollbackResult} plan @returns {Words} */
@@ -80,15 +82,26 @@ export function diff({ from, to, changes }) {
 }
 
 /** @param {import("../index.js").VerifyResult} report @returns {Words} */
-export function verify({ snapshots, packs, chunks, readBytes, problems }) {
+export function verify({ snapshots, packs, chunks, readBytes, problems, lost = [], damagedPacks = 0, healed = [] }) {
   const checked = [count(snapshots, "snapshot"), count(packs, "pack"), count(chunks, "chunk")];
   if (readBytes > 0) checked.push(`${size(readBytes)} read`);
-  return { lines: [...problems, `checked ${checked.join(", ")}`] };
+  const files = lost.map(({ snapshot, path, reason }) => `cannot be restored: ${snapshot} ${path}: ${reason}`);
+  const advice = `${count(damagedPacks, "damaged pack")}: the next push stores again what this machine still has of them`;
+  const notes = damagedPacks > 0 ? [advice] : [];
+  return { lines: [...problems, ...files, ...healed, `checked ${checked.join(", ")}`], notes };
+}
+
+/** @param {import("../index.js").DrillResult} report @returns {Words} */
+export function drill({ snapshot, files, bytes, databases, problems, skipped }) {
+  if (skipped) return { lines: [`no drill: ${skipped}`] };
+  const came = `${count(files, "file")}, ${size(bytes)}, came out as they were stored`;
+  return { lines: [...problems, `${snapshot}: ${came}; ${count(databases, "database")} checked`] };
 }
 
 /** @param {import("../index.js").PruneResult} report @returns {Words} */
 export function prune(report) {
-  const { removedSnapshots, condemnedPacks, deletedPacks, freedBytes, hiddenForDays, lockedObjects } = report;
+  const { shrunk, removedSnapshots, condemnedPacks, deletedPacks, freedBytes, hiddenForDays, lockedObjects } = report;
+  if (shrunk && removedSnapshots.length === 0) return { lines: ["nothing was pruned"], notes: [shrinkLine(shrunk)] };
   if (report.leftToAnotherKey) {
     return { lines: ["nothing was removed: this key may not delete, and leaves pruning to a key that may"] };
   }
@@ -116,7 +129,20 @@ export function importLegacy({ imported, present, skipped }) {
 
 /** @param {import("../index.js").StatusResult} report @returns {Words} */
 export function status(report) {
-  const { location, encrypted, snapshots, legacySnapshots, latest, storedBytes, objects, leftOut, cost } = report;
+  const {
+    location,
+    encrypted,
+    snapshots,
+    legacySnapshots,
+    latest,
+    storedBytes,
+    objects,
+    leftOut,
+    cost,
+    proven,
+    failed,
+    shrunk,
+  } = report;
   const rows = [
     ["repository", location],
     ["encrypted", encrypted ? "yes" : "no"],
@@ -127,8 +153,16 @@ export function status(report) {
     ...(legacySnapshots > 0 ? [["of 0.1.x", `${number(legacySnapshots)}, see import-legacy`]] : []),
     ["latest", latest ? `${latest.id} (${latest.trigger}, ${latest.host}, ${size(latest.bytes)})` : "none"],
     ["left out", leftOut.join(", ") || "nothing"],
+    ["proven", proven ? `${proven.snapshot} was restored and checked at ${proven.at}` : "none yet; drill tries one"],
   ];
-  return { lines: [...table(rows), ...(cost ? costs(cost) : [])], notes: warningLines(report.warnings) };
+  const notes = warningLines(report.warnings);
+  if (failed) {
+    notes.push(`warning: ${failed.snapshot} could not be restored at ${failed.at}: ${failed.problems[0]}`);
+  }
+  return {
+    lines: [...table(rows), ...(cost ? costs(cost) : [])],
+    notes: shrunk ? [...notes, shrinkLine(shrunk)] : notes,
+  };
 }
 
 /** @param {Pick<import("../index.js").StatusResult, "hiddenBytes" | "hiddenVersions">} report */
@@ -163,6 +197,12 @@ function costs(cost) {
     ["class C", calls(cost.classC)],
   ];
   return ["", ...table(rows)];
+}
+
+/** @param {import("../index.js").Shrink} shrunk */
+function shrinkLine({ snapshot, files, filesBefore }) {
+  const lost = `the last snapshot holds ${count(files, "file")}, and ${snapshot} holds ${number(filesBefore)}`;
+  return `warning: ${lost}: nothing is pruned until you agree, with prune --accept-shrink`;
 }
 
 /** Enough of a slot's id to tell it from others. @param {string} id */

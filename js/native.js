@@ -44,6 +44,8 @@ export const rollback = async (...args) => load().rollback(...args);
 export const diff = async (...args) => load().diff(...args);
 /** @type {Native["verify"]} */
 export const verify = async (...args) => load().verify(...args);
+/** @type {Native["drill"]} */
+export const drill = async (...args) => load().drill(...args);
 /** @type {Native["prune"]} */
 export const prune = async (...args) => load().prune(...args);
 /** @type {Native["importLegacy"]} */

@@ -1,5 +1,10 @@
 // Words for people: sizes, durations, counts, tables, and text that is safe to show on a terminal.
 
+/** A command line that cannot be understood; exit code 64. */
+export class UsageError extends Error {
+  code = "USAGE";
+}
+
 const SIZES = ["kB", "MB", "GB", "TB", "PB"];
 
 /** `12.3 MB`: powers of 1000, as storage is sold. @param {number} bytes */

@@ -5,6 +5,7 @@ import path from "node:path";
 import * as describe from "./describe.js";
 import { fromFile, fromUser, fromVariable } from "./secrets.js";
 import { confirm } from "./terminal.js";
+import { UsageError } from "./text.js";
 
 /** @typedef {import("./arguments.js").Option} Option */
 /** @typedef {import("./arguments.js").Values} Values */
@@ -42,6 +43,9 @@ const TARGET = { type: "string", value: "<dir>", required: true, about: "Where t
 /** @type {Option} */
 const PATHS = { type: "string", value: "<glob>", multiple: true, about: "Only these paths of the snapshot" };
 
+/** @type {Option} */
+const PARTIAL = { type: "boolean", about: "Do without files that cannot be restored, and name them" };
+
 /** @type {Record<string, Verb>} */
 export const VERBS = {
   push: {
@@ -62,11 +66,11 @@ export const VERBS = {
 
   pull: {
     about: "Write a snapshot's files into a directory",
-    options: { snapshot: SNAPSHOT, target: TARGET, path: PATHS },
+    options: { snapshot: SNAPSHOT, target: TARGET, path: PATHS, partial: PARTIAL },
     run: ({ io, target, values, abort, onProgress }) => {
-      const { snapshot, path: paths } = values;
+      const { snapshot, path: paths, partial } = values;
       const directory = path.resolve(values.target);
-      return io.native.pull(target, { snapshot, directory, paths, signal: abort.signal }, onProgress);
+      return io.native.pull(target, { snapshot, directory, paths, partial, signal: abort.signal }, onProgress);
     },
     describe: (report, { target }) => describe.pull(report, path.resolve(target)),
   },
@@ -76,6 +80,7 @@ export const VERBS = {
     options: {
       snapshot: SNAPSHOT,
       path: PATHS,
+      partial: PARTIAL,
       plan: { type: "boolean", about: "Only say what would be done" },
       yes: { type: "boolean", about: "Do it without asking" },
     },
@@ -97,9 +102,17 @@ export const VERBS = {
 
   verify: {
     about: "Check that every snapshot can be restored",
-    options: { "read-data": { type: "boolean", about: "Also download and check every stored byte" } },
+    options: {
+      "read-data": {
+        type: "string",
+        value: "<n%>",
+        implied: "100%",
+        about: "Also download and check what is stored, or n percent of it, each time other ones",
+      },
+    },
     run: ({ io, target, values, abort, onProgress }) => {
-      return io.native.verify(target, { readData: values["read-data"], signal: abort.signal }, onProgress);
+      const readData = percent(values["read-data"]);
+      return io.native.verify(target, { readData, signal: abort.signal }, onProgress);
     },
     describe: describe.verify,
     problem: ({ problems }) => {
@@ -108,11 +121,31 @@ export const VERBS = {
     },
   },
 
+  drill: {
+    about: "Restore a snapshot to a private folder, check it, and remove it again",
+    options: { snapshot: { ...SNAPSHOT, required: false } },
+    run: ({ io, target, values, abort, onProgress }) => {
+      return io.native.drill(target, { snapshot: values.snapshot, signal: abort.signal }, onProgress);
+    },
+    describe: describe.drill,
+    problem: ({ snapshot, problems }) => {
+      if (problems.length === 0) return undefined;
+      return {
+        code: "CORRUPT",
+        message: `${snapshot} cannot be restored as it was: problems found: ${problems.length}`,
+      };
+    },
+  },
+
   prune: {
     about: "Apply retention, and free what no snapshot needs",
-    options: { "all-machines": { type: "boolean", about: "Apply retention to the snapshots of every machine" } },
+    options: {
+      "accept-shrink": { type: "boolean", about: "Agree that the state has lost most of its files" },
+      "all-machines": { type: "boolean", about: "Apply retention to the snapshots of every machine" },
+    },
     run: ({ io, target, values, abort, onProgress }) => {
-      return io.native.prune(target, { allMachines: values["all-machines"], signal: abort.signal }, onProgress);
+      const { "accept-shrink": acceptShrink, "all-machines": allMachines } = values;
+      return io.native.prune(target, { acceptShrink, allMachines, signal: abort.signal }, onProgress);
     },
     describe: describe.prune,
   },
@@ -202,6 +235,14 @@ async function scheduledRuns(schedule = "daily") {
   return runsPerMonth(schedule, Date.now());
 }
 
+/** `10%`, or `10`; what is out of range the addon refuses. @param {string} [text] */
+function percent(text) {
+  if (text === undefined) return undefined;
+  const [, number] = /^(\d{1,3})%?$/.exec(text) ?? [];
+  if (number === undefined) throw new UsageError(`--read-data takes a part such as 10%`);
+  return Number(number);
+}
+
 /** @param {Call} call */
 async function keyAdd({ io, target, values, abort }) {
   const asked = { option: "passphrase", question: "New passphrase", repeated: true };
@@ -225,13 +266,13 @@ async function keyAdd({ io, target, values, abort }) {
 
 /** @param {Call} call */
 async function rollback({ io, target, values, abort, onProgress, say }) {
-  const { snapshot, path: paths, plan: planOnly, yes } = values;
+  const { snapshot, path: paths, plan: planOnly, yes, partial } = values;
   const { signal } = abort;
-  if (planOnly || yes) return io.native.rollback(target, { snapshot, paths, planOnly, signal }, onProgress);
+  if (planOnly || yes) return io.native.rollback(target, { snapshot, paths, planOnly, partial, signal }, onProgress);
   // An event that arrives late would be drawn over the question.
   let planning = true;
   const whilePlanning = (/** @type {import("../index.js").Progress} */ event) => planning && onProgress(event);
-  const plan = await io.native.rollback(target, { snapshot, paths, planOnly: true, signal }, whilePlanning);
+  const plan = await io.native.rollback(target, { snapshot, paths, planOnly: true, partial, signal }, whilePlanning);
   planning = false;
   if (plan.restored.length + plan.deleted.length === 0) return plan;
   const { lines, notes = [] } = describe.plan(plan);
@@ -240,5 +281,5 @@ async function rollback({ io, target, values, abort, onProgress, say }) {
     throw Object.assign(new Error("nothing was changed"), { code: "CANCELLED" });
   }
   // By its id, because `10 minutes ago` is another time by now.
-  return io.native.rollback(target, { snapshot: plan.snapshot, paths, signal }, onProgress);
+  return io.native.rollback(target, { snapshot: plan.snapshot, paths, partial, signal }, onProgress);
 }

@@ -11,7 +11,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use napi::bindgen_prelude::{FnArgs, Function, JsObjectValue, Object, ObjectRef, PromiseRaw, ToNapiValue, Unknown};
+use napi::bindgen_prelude::{
+    Either, FnArgs, Function, JsObjectValue, Object, ObjectRef, PromiseRaw, ToNapiValue, Unknown,
+};
 use napi::bindgen_prelude::{FunctionRef, JsValue};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Env, Status};
@@ -73,6 +75,8 @@ pub struct Target {
     pub confirm_rollback: Option<bool>,
     /// Whether the owner is told of a failed backup. Default: true.
     pub notify_on_failure: Option<bool>,
+    /// Whether a snapshot is restored once a week to try it. Default: true.
+    pub restore_drill: Option<bool>,
     /// How long to wait for what.
     pub timeouts: Option<Timeouts>,
     /// Where the bucket's name stands in a request to another S3 service. Default: as the service is known to need it.
@@ -203,6 +207,8 @@ pub struct PushResult {
     pub exceptions: Vec<SnapshotException>,
     /// What failed after the snapshot was safe.
     pub warnings: Vec<String>,
+    /// That the state has lost most of its files, so that nothing is pruned until the owner agrees; null when it has not.
+    pub shrunk: Option<Shrink>,
     /// How long it took, in milliseconds.
     pub duration_ms: f64,
 }
@@ -220,8 +226,26 @@ impl From<commands::PushReport> for PushResult {
             requests: number(report.requests),
             exceptions: convert(report.exceptions),
             warnings: report.warnings,
+            shrunk: report.shrunk.map(Into::into),
             duration_ms: milliseconds(report.duration),
         }
+    }
+}
+
+/// A state that holds less than half of the files that a snapshot of it holds.
+#[napi(object, object_from_js = false)]
+pub struct Shrink {
+    /// The snapshot that holds the most.
+    pub snapshot: String,
+    /// How many files it holds.
+    pub files_before: f64,
+    /// How many files the state holds.
+    pub files: f64,
+}
+
+impl From<commands::Shrink> for Shrink {
+    fn from(shrink: commands::Shrink) -> Self {
+        Self { snapshot: shrink.snapshot, files_before: number(shrink.files_before), files: number(shrink.files) }
     }
 }
 
@@ -248,6 +272,8 @@ pub struct SnapshotInfo {
     pub complete: bool,
     /// How many things it does not hold; for a legacy one, how many files whose content is not stored any more.
     pub exceptions: f64,
+    /// Whether the state had lost most of its files when it was taken.
+    pub shrunk: bool,
 }
 
 impl From<commands::SnapshotInfo> for SnapshotInfo {
@@ -262,6 +288,7 @@ impl From<commands::SnapshotInfo> for SnapshotInfo {
             bytes: number(info.bytes),
             complete: info.complete,
             exceptions: number(info.exceptions),
+            shrunk: info.shrunk,
         }
     }
 }
@@ -290,6 +317,8 @@ pub struct PullOptions<'env> {
     pub directory: String,
     /// Globs over snapshot paths. Default: everything.
     pub paths: Option<Vec<String>>,
+    /// Do without the files that cannot be restored, instead of failing. Default: false.
+    pub partial: Option<bool>,
     /// Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`.
     #[napi(ts_type = "AbortSignal")]
     pub signal: Option<Object<'env>>,
@@ -306,6 +335,8 @@ pub struct PullResult {
     pub bytes: f64,
     /// What the snapshot does not hold.
     pub exceptions: Vec<SnapshotException>,
+    /// Files that could not be restored as they were stored, and are not there; only with `partial`.
+    pub lost: Vec<SnapshotException>,
 }
 
 impl From<commands::PullReport> for PullResult {
@@ -315,6 +346,7 @@ impl From<commands::PullReport> for PullResult {
             files: number(report.files),
             bytes: number(report.bytes),
             exceptions: convert(report.exceptions),
+            lost: convert(report.lost),
         }
     }
 }
@@ -328,6 +360,8 @@ pub struct RollbackOptions<'env> {
     pub paths: Option<Vec<String>>,
     /// Only say what would be done. Default: false.
     pub plan_only: Option<bool>,
+    /// Leave the files as they are that cannot be restored, instead of failing. Default: false.
+    pub partial: Option<bool>,
     /// Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`.
     #[napi(ts_type = "AbortSignal")]
     pub signal: Option<Object<'env>>,
@@ -372,8 +406,9 @@ impl From<commands::RollbackReport> for RollbackResult {
 /// Options of `verify`.
 #[napi(object, object_to_js = false)]
 pub struct VerifyOptions<'env> {
-    /// Also download and check every stored byte. Default: false.
-    pub read_data: Option<bool>,
+    /// Also download and check stored bytes: all of them, or a part in percent (1 to 100), each time another one.
+    /// Default: false.
+    pub read_data: Option<Either<bool, f64>>,
     /// Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`.
     #[napi(ts_type = "AbortSignal")]
     pub signal: Option<Object<'env>>,
@@ -392,6 +427,29 @@ pub struct VerifyResult {
     pub read_bytes: f64,
     /// What is wrong. Empty means the repository is sound.
     pub problems: Vec<String>,
+    /// The files that cannot be restored, as far as is known, snapshot by snapshot.
+    pub lost: Vec<LostFile>,
+    /// Packs in which damage was found, now or before. The next push stores their content again, as far as it can.
+    pub damaged_packs: f64,
+    /// What was damaged, and is sound again.
+    pub healed: Vec<String>,
+}
+
+/// A file of a snapshot whose content cannot be restored.
+#[napi(object, object_from_js = false)]
+pub struct LostFile {
+    /// The snapshot's id.
+    pub snapshot: String,
+    /// Path as the snapshot names it.
+    pub path: String,
+    /// Why not.
+    pub reason: String,
+}
+
+impl From<commands::LostFile> for LostFile {
+    fn from(lost: commands::LostFile) -> Self {
+        Self { snapshot: lost.snapshot, path: lost.path, reason: lost.reason }
+    }
 }
 
 impl From<commands::VerifyReport> for VerifyResult {
@@ -402,6 +460,49 @@ impl From<commands::VerifyReport> for VerifyResult {
             chunks: number(report.chunks),
             read_bytes: number(report.read_bytes),
             problems: report.problems,
+            lost: convert(report.lost),
+            damaged_packs: number(report.damaged_packs),
+            healed: report.healed,
+        }
+    }
+}
+
+/// Options of `drill`.
+#[napi(object, object_to_js = false)]
+pub struct DrillOptions<'env> {
+    /// An id, the unique start of one, `latest`, `before-compaction`, or a time in plain words. Default: one is drawn.
+    pub snapshot: Option<String>,
+    /// Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`.
+    #[napi(ts_type = "AbortSignal")]
+    pub signal: Option<Object<'env>>,
+}
+
+/// What a restore drill has shown.
+#[napi(object, object_from_js = false, use_nullable = true)]
+pub struct DrillResult {
+    /// The snapshot that was restored; empty when there is none.
+    pub snapshot: String,
+    /// Files and databases that came out as they were stored.
+    pub files: f64,
+    /// Bytes of their content.
+    pub bytes: f64,
+    /// Databases that were checked.
+    pub databases: f64,
+    /// What did not come out as it was stored. Empty means that the snapshot can be restored.
+    pub problems: Vec<String>,
+    /// Why nothing was restored; null when something was.
+    pub skipped: Option<String>,
+}
+
+impl From<commands::DrillReport> for DrillResult {
+    fn from(report: commands::DrillReport) -> Self {
+        Self {
+            snapshot: report.snapshot,
+            files: number(report.files),
+            bytes: number(report.bytes),
+            databases: number(report.databases),
+            problems: report.problems,
+            skipped: report.skipped,
         }
     }
 }
@@ -409,6 +510,8 @@ impl From<commands::VerifyReport> for VerifyResult {
 /// Options of `prune`.
 #[napi(object, object_to_js = false)]
 pub struct PruneOptions<'env> {
+    /// The owner agrees that the state holds no more than it did at this machine's last snapshot. Default: false.
+    pub accept_shrink: Option<bool>,
     /// Apply retention to every machine's snapshots, each machine's by themselves. Default: to this machine's only.
     pub all_machines: Option<bool>,
     /// Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`.
@@ -419,6 +522,8 @@ pub struct PruneOptions<'env> {
 /// What `prune` did.
 #[napi(object, object_from_js = false, use_nullable = true)]
 pub struct PruneResult {
+    /// Why nothing was done: the state has lost most of its files, and the owner has not agreed; null when it was.
+    pub shrunk: Option<Shrink>,
     /// Ids of the snapshots removed by retention.
     pub removed_snapshots: Vec<String>,
     /// Packs taken out of use; their bytes go after the grace period.
@@ -438,6 +543,7 @@ pub struct PruneResult {
 impl From<commands::PruneReport> for PruneResult {
     fn from(report: commands::PruneReport) -> Self {
         Self {
+            shrunk: report.shrunk.map(Into::into),
             removed_snapshots: report.removed_snapshots,
             condemned_packs: number(report.condemned_packs),
             deleted_packs: number(report.deleted_packs),
@@ -555,6 +661,12 @@ pub struct StatusResult {
     pub objects: f64,
     /// Directories of this state that are left out because they are rebuilt.
     pub left_out: Vec<String>,
+    /// That the state had lost most of its files at this machine's last snapshot; null when it had not, or the owner agreed.
+    pub shrunk: Option<Shrink>,
+    /// What a drill on this machine restored last; null when there was none.
+    pub proven: Option<Drilled>,
+    /// What a drill on this machine could not restore; null when there is nothing of that kind.
+    pub failed: Option<Drilled>,
     /// Bytes that the bucket keeps and bills besides: older versions, and those of what was deleted by name; null where the
     /// service does not tell.
     pub hidden_bytes: Option<f64>,
@@ -570,6 +682,29 @@ pub struct StatusResult {
     pub warnings: Vec<String>,
     /// What a month costs, with `pushesPerMonth`; null without it, and for a directory.
     pub cost: Option<Cost>,
+}
+
+/// A snapshot that a drill has tried to restore.
+#[napi(object, object_from_js = false)]
+pub struct Drilled {
+    /// The snapshot's id.
+    pub snapshot: String,
+    /// When, by this machine's clock: RFC 3339, UTC.
+    pub at: String,
+    /// What was wrong, the first of it.
+    pub problems: Vec<String>,
+}
+
+impl From<commands::drill::Proven> for Drilled {
+    fn from(proven: commands::drill::Proven) -> Self {
+        Self { snapshot: proven.snapshot, at: proven.at.to_string(), problems: Vec::new() }
+    }
+}
+
+impl From<commands::drill::Failed> for Drilled {
+    fn from(failed: commands::drill::Failed) -> Self {
+        Self { snapshot: failed.snapshot, at: failed.at.to_string(), problems: failed.problems }
+    }
 }
 
 /// What a month costs at the service whose prices are known.
@@ -661,6 +796,9 @@ impl From<commands::StatusReport> for StatusResult {
             stored_bytes: number(report.stored_bytes),
             objects: number(report.objects),
             left_out: report.left_out,
+            shrunk: report.shrunk.map(Into::into),
+            proven: report.proven.map(Into::into),
+            failed: report.failed.map(Into::into),
             hidden_bytes: report.hidden.as_ref().map(|hidden| number(hidden.bytes)),
             hidden_versions: report.hidden.as_ref().map(|hidden| number(hidden.versions)),
             deletion: deletion.into(),
@@ -876,10 +1014,11 @@ pub fn pull<'env>(
     #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
 ) -> napi::Result<PromiseRaw<'env, PullResult>> {
     let target = Call::target(env, target);
-    let PullOptions { snapshot, directory, paths, signal } = options;
+    let PullOptions { snapshot, directory, paths, partial, signal } = options;
     Call::new(signal, on_progress).start(env, async move |operation| {
         let paths = paths.unwrap_or_default();
-        let options = commands::PullOptions { snapshot, directory: directory.into(), paths };
+        let partial = partial.unwrap_or(false);
+        let options = commands::PullOptions { snapshot, directory: directory.into(), paths, partial };
         commands::pull::pull(&target?, options, &operation).await
     })
 }
@@ -893,10 +1032,10 @@ pub fn rollback<'env>(
     #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
 ) -> napi::Result<PromiseRaw<'env, RollbackResult>> {
     let target = Call::target(env, target);
-    let RollbackOptions { snapshot, paths, plan_only, signal } = options;
+    let RollbackOptions { snapshot, paths, plan_only, partial, signal } = options;
     Call::new(signal, on_progress).start(env, async move |operation| {
-        let paths = paths.unwrap_or_default();
-        let options = commands::RollbackOptions { snapshot, paths, plan_only: plan_only.unwrap_or(false) };
+        let (paths, partial) = (paths.unwrap_or_default(), partial.unwrap_or(false));
+        let options = commands::RollbackOptions { snapshot, paths, plan_only: plan_only.unwrap_or(false), partial };
         commands::rollback::rollback(&target?, options, &operation).await
     })
 }
@@ -910,9 +1049,10 @@ pub fn prepare_rollback<'env>(
     #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
 ) -> napi::Result<PromiseRaw<'env, RollbackResult>> {
     let target = Call::target(env, target);
-    let RollbackOptions { snapshot, paths, signal, .. } = options;
+    let RollbackOptions { snapshot, paths, partial, signal, .. } = options;
     Call::new(signal, on_progress).start(env, async move |operation| {
-        let options = commands::RollbackOptions { snapshot, paths: paths.unwrap_or_default(), plan_only: false };
+        let (paths, partial) = (paths.unwrap_or_default(), partial.unwrap_or(false));
+        let options = commands::RollbackOptions { snapshot, paths, plan_only: false, partial };
         commands::rollback::prepare(&target?, options, &operation).await
     })
 }
@@ -1014,8 +1154,27 @@ pub fn verify<'env>(
     let target = Call::target(env, target);
     let (read_data, signal) = options.map_or((None, None), |options| (options.read_data, options.signal));
     Call::new(signal, on_progress).start(env, async move |operation| {
-        let options = commands::VerifyOptions { read_data: read_data.unwrap_or(false) };
-        commands::verify::verify(&target?, options, &operation).await
+        let read_data = match read_data {
+            None | Some(Either::A(false)) => None,
+            Some(Either::A(true)) => Some(100),
+            Some(Either::B(percent)) => Some(whole(percent)),
+        };
+        commands::verify::verify(&target?, commands::VerifyOptions { read_data }, &operation).await
+    })
+}
+
+/// Proves that a snapshot can be restored by restoring one to a private folder, which is removed again.
+#[napi(catch_unwind)]
+pub fn drill<'env>(
+    env: &'env Env,
+    #[napi(ts_arg_type = "Target")] target: Object<'env>,
+    options: Option<DrillOptions<'env>>,
+    #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
+) -> napi::Result<PromiseRaw<'env, DrillResult>> {
+    let target = Call::target(env, target);
+    let (snapshot, signal) = options.map_or((None, None), |options| (options.snapshot, options.signal));
+    Call::new(signal, on_progress).start(env, async move |operation| {
+        commands::drill::drill(&target?, commands::DrillOptions { snapshot }, &operation).await
     })
 }
 
@@ -1028,10 +1187,17 @@ pub fn prune<'env>(
     #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
 ) -> napi::Result<PromiseRaw<'env, PruneResult>> {
     let target = Call::target(env, target);
-    let (all_machines, signal) = options.map_or((None, None), |options| (options.all_machines, options.signal));
-    Call::new(signal, on_progress).start(env, async move |operation| match all_machines {
-        Some(true) => commands::prune::prune_all_machines(&target?, &operation).await,
-        _ => commands::prune::prune(&target?, &operation).await,
+    let PruneOptions { accept_shrink, all_machines, signal } =
+        options.unwrap_or(PruneOptions { accept_shrink: None, all_machines: None, signal: None });
+    Call::new(signal, on_progress).start(env, async move |operation| {
+        let target = target?;
+        if accept_shrink == Some(true) {
+            commands::prune::accept_shrink(&target, &operation).await?;
+        }
+        match all_machines {
+            Some(true) => commands::prune::prune_all_machines(&target, &operation).await,
+            _ => commands::prune::prune(&target, &operation).await,
+        }
     })
 }
 
@@ -1292,6 +1458,12 @@ fn convert<T, U: From<T>>(items: Vec<T>) -> Vec<U> {
 /// JavaScript's numbers are exact up to 2^53, which is 9 PB.
 fn number(count: u64) -> f64 {
     count as f64
+}
+
+/// A whole number from 0 to 255; what is none becomes 0, which no option takes.
+#[allow(clippy::cast_sign_loss)]
+fn whole(number: f64) -> u8 {
+    if number.fract() == 0.0 && (0.0..=255.0).contains(&number) { number as u8 } else { 0 }
 }
 
 fn milliseconds(duration: Duration) -> f64 {

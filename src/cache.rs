@@ -60,6 +60,15 @@ impl Cache {
         Ok(Self { connection: Mutex::new(connection) })
     }
 
+    /// A cache that nothing outlasts.
+    ///
+    /// # Errors
+    /// `IO` when there is no memory for it.
+    pub fn in_memory() -> Result<Self> {
+        let connection = prepare(Path::new(":memory:")).map_err(|error| failed(&error))?;
+        Ok(Self { connection: Mutex::new(connection) })
+    }
+
     /// The cache at `path`, if there is a sound one for the repository `identity`.
     #[must_use]
     pub fn open_existing(path: &Path, identity: &str) -> Option<Self> {

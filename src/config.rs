@@ -72,7 +72,7 @@ pub enum Addressing {
 }
 
 /// A validated configuration together with the state directory it applies to.
-#[allow(clippy::struct_excessive_bools)] // each is a field that the user writes
+#[allow(clippy::struct_excessive_bools)] // switches of the configuration, each its own field there
 #[derive(Debug, Clone)]
 pub struct Target {
     /// The `OpenClaw` state directory, absolute.
@@ -119,6 +119,8 @@ pub struct Target {
     pub confirm_rollback: bool,
     /// Whether the owner is told of a failed backup.
     pub notify_on_failure: bool,
+    /// Whether the host tries a restore once a week.
+    pub restore_drill: bool,
     /// Where `b2_authorize_account` is answered; tests point it at a stand-in.
     pub authorize_url: String,
     /// How long to wait for what.

@@ -10,6 +10,8 @@ pub mod cache;
 pub mod commands;
 pub mod config;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod repository;
 pub mod state;
 pub mod store;

@@ -44,7 +44,7 @@ fn store(bench: &Bench, entries: &[Entry]) -> String {
         pack.append(frame.finish(&mut Compressor::new().unwrap()).unwrap());
         let (entry, bytes) = pack.finish();
         repository.store.put(&pack_key(entry.id), Bytes::from(bytes)).await.unwrap();
-        let (index, sealed, _) = IndexObject { live: vec![entry], condemned: Vec::new() }.seal(key).unwrap();
+        let (index, sealed, _) = IndexObject { live: vec![entry], ..IndexObject::default() }.seal(key).unwrap();
         repository.store.put(&index_key(index), Bytes::from(sealed)).await.unwrap();
         let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second() + 5).unwrap();
         let id = SnapshotId::generate(now, false).unwrap();
@@ -61,6 +61,7 @@ fn store(bench: &Bench, entries: &[Entry]) -> String {
             exceptions: 0,
             first_exceptions: Vec::new(),
             imported_from: None,
+            shrunk: false,
             tree: Root { depth: 0, chunks: vec![tree] },
         };
         let manifest = summary.to_manifest(&id, key).unwrap();

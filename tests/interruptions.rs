@@ -39,7 +39,7 @@ fn the_interrupted_command() {
             rollback::apply_prepared(&target, &operation).await.unwrap().unwrap();
         } else {
             let snapshot = task["snapshot"].as_str().unwrap().into();
-            let options = RollbackOptions { snapshot, paths: Vec::new(), plan_only: false };
+            let options = RollbackOptions { snapshot, paths: Vec::new(), plan_only: false, partial: false };
             rollback::rollback(&target, options, &operation).await.unwrap();
         }
     });
@@ -331,7 +331,7 @@ fn a_rollback_killed_under_a_gateway_leaves_the_old_state_or_the_new_one() {
         }
         bench.write("workspace/file", &old);
         bench.write("workspace/planted", &old);
-        let options = RollbackOptions { snapshot: first.clone(), paths: Vec::new(), plan_only: false };
+        let options = RollbackOptions { snapshot: first.clone(), paths: Vec::new(), plan_only: false, partial: false };
         bench.run(rollback::prepare(&bench.target, options, &Operation::default())).unwrap();
         let journal = bench.state("b2-backup/rollback/journal.json");
         let delay = Duration::from_secs_f64(spread(number) * 0.03);

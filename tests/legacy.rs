@@ -267,7 +267,7 @@ fn a_rollback_that_was_prepared_under_a_gateway_is_applied() {
     let mut gateway = common::Gateway::open(&bench.state(AGENT));
     assert_eq!(gateway.ask("SELECT body FROM messages"), "[('today',)]");
     let operation = Operation::default();
-    let options = RollbackOptions { snapshot: FIRST.into(), paths: Vec::new(), plan_only: false };
+    let options = RollbackOptions { snapshot: FIRST.into(), paths: Vec::new(), plan_only: false, partial: false };
     let prepared = bench.run(rollback::prepare(&bench.target, options, &operation)).unwrap();
     assert_eq!(prepared.restored, [AGENT, "workspace/SOUL.md"]);
     assert_eq!(fs::read_to_string(bench.state("workspace/SOUL.md")).unwrap(), "second");
@@ -309,7 +309,7 @@ fn no_credential_of_an_old_snapshot_comes_back_and_this_machines_own_stay() {
 
     // A machine that has none of its own gets none.
     let other = bench.other_machine("other");
-    let options = RollbackOptions { snapshot: FIRST.into(), paths: Vec::new(), plan_only: false };
+    let options = RollbackOptions { snapshot: FIRST.into(), paths: Vec::new(), plan_only: false, partial: false };
     bench.run(rollback::rollback(&other, options, &Operation::default())).unwrap();
     assert_eq!(holds_secret(&other.state_dir), Vec::<String>::new());
     assert_eq!(value(&other.state_dir.join(AGENT), "SELECT body FROM messages"), "old message");

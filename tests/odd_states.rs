@@ -507,6 +507,7 @@ fn what_is_written_into_a_directory_while_the_rollback_is_prepared_is_not_lost()
             snapshot: "latest".into(),
             paths: Vec::new(),
             plan_only: false,
+            partial: false,
         };
         let result = bench.run(openclaw_b2_backup::commands::rollback::rollback(&bench.target, options, &operation));
         assert!(written.load(std::sync::atomic::Ordering::SeqCst), "nothing was staged");

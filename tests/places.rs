@@ -41,7 +41,8 @@ impl Outside {
     }
 
     fn rollback_as(&self, target: &Target, snapshot: &str) -> openclaw_b2_backup::Result<RollbackReport> {
-        let options = RollbackOptions { snapshot: snapshot.into(), paths: Vec::new(), plan_only: false };
+        let options =
+            RollbackOptions { snapshot: snapshot.into(), paths: Vec::new(), plan_only: false, partial: false };
         self.bench.run(rollback::rollback(target, options, &Operation::default()))
     }
 }

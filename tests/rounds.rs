@@ -385,11 +385,11 @@ fn a_lost_or_damaged_index_costs_time_only() {
     fs::remove_file(bench.state("b2-backup/cache.sqlite")).unwrap();
     assert_same(&tree(&bench.pull(&first)), &expected);
     assert_eq!(bench.problems().len(), 1);
-    let grace = std::time::Duration::ZERO;
-    let operation = openclaw_b2_backup::commands::Operation::default();
-    let refused = bench.run(openclaw_b2_backup::commands::prune::prune_after(&bench.target, grace, &operation));
-    assert_eq!(code(&refused.unwrap_err()), "CORRUPT");
     assert_eq!(bench.push().warnings.len(), 1);
+    assert_same(&tree(&bench.pull(&first)), &expected);
+    // Once everything is named again, prune lets the damaged object go.
+    bench.prune_now();
+    assert_eq!((bench.problems().len(), bench.push().warnings.len()), (0, 0));
     assert_same(&tree(&bench.pull(&first)), &expected);
 }
 
@@ -485,7 +485,7 @@ fn what_was_prepared_is_applied_under_a_gateway_that_has_the_databases_open() {
     gateway.ask("UPDATE notes SET body = 'new'");
     gateway.ask("INSERT INTO auth_profile_store VALUES ('a', 'key of today')");
 
-    let options = RollbackOptions { snapshot: "latest".into(), paths: Vec::new(), plan_only: false };
+    let options = RollbackOptions { snapshot: "latest".into(), paths: Vec::new(), plan_only: false, partial: false };
     let prepared = bench.run(rollback::prepare(&bench.target, options, &Operation::default())).unwrap();
     assert_eq!(prepared.deleted, ["workspace/planted.md"]);
     assert_eq!(fs::read_to_string(bench.state("workspace/SOUL.md")).unwrap(), "# Somebody else\n");
@@ -504,7 +504,12 @@ fn what_was_prepared_is_applied_under_a_gateway_that_has_the_databases_open() {
     assert!(bench.run(rollback::apply_prepared(&bench.target, &Operation::default())).unwrap().is_none());
 
     // And back again, to the moment before it was applied.
-    let options = RollbackOptions { snapshot: applied.safety_snapshot.unwrap(), paths: Vec::new(), plan_only: false };
+    let options = RollbackOptions {
+        snapshot: applied.safety_snapshot.unwrap(),
+        paths: Vec::new(),
+        plan_only: false,
+        partial: false,
+    };
     bench.run(rollback::prepare(&bench.target, options, &Operation::default())).unwrap();
     bench.run(rollback::apply_prepared(&bench.target, &Operation::default())).unwrap().unwrap();
     assert_eq!(gateway.ask("SELECT body FROM notes"), "[('new',), ('roll back, please',)]");
@@ -557,21 +562,71 @@ fn a_machine_without_agent_content_restores_itself_and_one_with_content_does_not
 }
 
 #[test]
-fn an_emptied_state_does_not_push_the_last_good_snapshot_out() {
+fn an_emptied_state_prunes_nothing_until_its_owner_agrees() {
+    use openclaw_b2_backup::commands::{Operation, list, prune, status};
     let bench = Bench::new(serde_json::json!({ "keepSnapshots": 2 }));
     populate(&bench);
     let expected = bench.tree();
     let good = bench.push().snapshot.unwrap();
+    let marked = || {
+        let listed = bench.run(list::list(&bench.target, &Operation::default())).unwrap().snapshots;
+        listed.into_iter().map(|snapshot| snapshot.shrunk).collect::<Vec<_>>()
+    };
+    let status = || {
+        bench
+            .run(status::status(
+                &bench.target,
+                &openclaw_b2_backup::commands::StatusOptions::default(),
+                &Operation::default(),
+            ))
+            .unwrap()
+            .shrunk
+    };
+    assert_eq!(status(), None);
     fs::remove_dir_all(bench.state("workspace")).unwrap();
-    let mut warnings = Vec::new();
     for round in 0..4 {
         bench.write("agents/main/log.jsonl", format!("round {round}"));
-        warnings = bench.push().warnings;
+        let report = bench.push();
+        let shrunk = report.shrunk.unwrap();
+        assert_eq!((shrunk.snapshot, shrunk.files_before, shrunk.files), (good.clone(), 9, 2));
+        assert_eq!(report.warnings.len(), 1, "{:?}", report.warnings);
     }
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert_eq!(bench.list().len(), 3);
-    bench.prune_now();
+    assert_eq!(marked(), [true, true, true, true, false]);
+    let (pruned, _) = bench.prune_now();
+    assert!(pruned.shrunk.is_some() && pruned.removed_snapshots.is_empty(), "{pruned:?}");
     assert_same(&tree(&bench.pull(&good)), &expected);
+    assert_eq!(status(), pruned.shrunk);
+
+    // A machine that shares the repository is not concerned.
+    let other = Bench { target: bench.other_machine("other"), ..Bench::default() };
+    other.write("workspace/own.md", "own");
+    assert!(other.push().shrunk.is_none());
+
+    let accept = || bench.run(prune::accept_shrink(&bench.target, &Operation::default())).unwrap();
+    assert_eq!(accept(), pruned.shrunk);
+    assert_eq!((accept(), status()), (None, None));
+    let (pruned, _) = bench.prune_now();
+    assert_eq!(pruned.removed_snapshots.len(), 3, "{pruned:?}");
+    assert_eq!(bench.list().len(), 3);
+    bench.write("agents/main/log.jsonl", "and it goes on");
+    let report = bench.push();
+    assert_eq!((report.shrunk, report.warnings.len()), (None, 0), "{:?}", report.warnings);
+}
+
+#[test]
+fn a_state_that_grows_again_prunes_again() {
+    let bench = Bench::new(serde_json::json!({ "keepSnapshots": 2 }));
+    populate(&bench);
+    bench.push();
+    fs::rename(bench.state("workspace"), bench.root.path().join("aside")).unwrap();
+    bench.write("agents/main/log.jsonl", "emptied");
+    assert!(bench.push().shrunk.is_some());
+    bench.write("agents/main/log.jsonl", "emptied still");
+    assert!(bench.push().shrunk.is_some());
+    fs::rename(bench.root.path().join("aside"), bench.state("workspace")).unwrap();
+    let report = bench.push();
+    assert_eq!((report.shrunk, report.warnings.len()), (None, 0), "{:?}", report.warnings);
+    assert_eq!(bench.list().len(), 2);
 }
 
 /// The layout that `OpenClaw` had before 2026.7: transcripts and registries in files, a memory index for each agent.

@@ -49,7 +49,8 @@ fn write(target: &Target, path: &str, content: impl AsRef<[u8]>) {
 }
 
 async fn pull_to(target: &Target, snapshot: &str, directory: &Path) -> openclaw_b2_backup::Result<Tree> {
-    let options = PullOptions { snapshot: snapshot.into(), directory: directory.into(), paths: Vec::new() };
+    let options =
+        PullOptions { snapshot: snapshot.into(), directory: directory.into(), paths: Vec::new(), partial: false };
     pull::pull(target, options, &Operation::default()).await?;
     let pulled = tree(directory);
     fs::remove_dir_all(directory).unwrap();
@@ -69,7 +70,8 @@ fn check_from_elsewhere(root: &Path, models: &Models, expected: usize) {
             let pulled = pull_to(&third, &snapshot.id, &root.join("pulled")).await.unwrap();
             assert_same(&pulled, &models.lock().unwrap()[&snapshot.id]);
         }
-        let verified = verify::verify(&third, VerifyOptions { read_data: true }, &Operation::default()).await.unwrap();
+        let verified =
+            verify::verify(&third, VerifyOptions { read_data: Some(100) }, &Operation::default()).await.unwrap();
         assert_eq!(verified.problems, Vec::<String>::new());
     });
 }
@@ -111,7 +113,7 @@ fn machines_that_start_a_repository_together_and_work_on_it_together_do_each_oth
                         let snapshot = own.clone();
                         write(&target, "workspace/own", "changed");
                         let changed = tree(&target.state_dir);
-                        let options = RollbackOptions { snapshot, paths: Vec::new(), plan_only: false };
+                        let options = RollbackOptions { snapshot, paths: Vec::new(), plan_only: false, partial: false };
                         let report = runtime.block_on(rollback::rollback(&target, options, &operation)).unwrap();
                         assert_same(&tree(&target.state_dir), &now);
                         models.lock().unwrap().insert(report.safety_snapshot.unwrap(), changed);

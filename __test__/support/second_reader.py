@@ -216,7 +216,7 @@ class Repository:
         stored = self.read(name)
         header = parse_header(stored, INDEX, name)
         plain = open_part(self.key(header, name, stored), header, name, 0, True, stored[56:])
-        live, condemned = cbor2.loads(decompress(plain, 256 << 20, name))
+        live, condemned, *_ = cbor2.loads(decompress(plain, 64 << 20, name))
         for pack, size, frames, pack_header in live + condemned:
             pack_name = f"packs/{pack.hex()[:2]}/{pack.hex()}"
             need(len(pack) == 16 and size <= MAX_PACK, f"{name}: a pack in it")

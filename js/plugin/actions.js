@@ -1,4 +1,4 @@
-// The five things that the tool and the chat command can do. Each resolves to the text of its answer.
+// The things that the tool and the chat command can do. Each resolves to the text of its answer.
 
 import { restartSoon } from "./restart.js";
 import * as texts from "./texts.js";
@@ -25,6 +25,15 @@ export function makePlan(plugin, { snapshot, paths }, signal) {
 /** @param {Plugin} plugin */
 export async function backup(plugin) {
   return texts.pushed(await plugin.engine().push("manual"));
+}
+
+/** The owner's word that the state has lost most of its files on purpose. @param {Plugin} plugin */
+export async function acceptShrink(plugin) {
+  const engine = plugin.engine();
+  const { shrunk } = await engine.call("status");
+  if (!shrunk) return "There is nothing to agree to: the state has not lost most of its files.";
+  const report = await engine.change("prune", { acceptShrink: true });
+  return texts.accepted(report);
 }
 
 /** @param {Plugin} plugin @param {AbortSignal} [signal] */

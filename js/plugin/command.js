@@ -2,13 +2,14 @@
 
 import * as actions from "./actions.js";
 
-const USAGE = "/b2 status, /b2 list, /b2 backup, /b2 plan <snapshot> [<glob>...], /b2 restore <snapshot> [<glob>...]";
+const USAGE =
+  "/b2 status, /b2 list, /b2 backup, /b2 plan <snapshot> [<glob>...], /b2 restore <snapshot> [<glob>...], /b2 accept-shrink";
 
 /** @param {import("./index.js").Plugin} plugin */
 export function registerCommand(plugin) {
   plugin.api.registerCommand({
     name: "b2",
-    description: "Backups of this OpenClaw: status, list, backup, plan, restore",
+    description: "Backups of this OpenClaw: status, list, backup, plan, restore, accept-shrink",
     acceptsArgs: true,
     requireAuth: true,
     // Makes OpenClaw check for the owner, or an operator of that scope, and tell which.
@@ -42,6 +43,9 @@ async function perform(plugin, text, { sessionKey, agentId, assertOwnerCurrent }
       return actions.backup(plugin);
     case "status":
       return actions.status(plugin);
+    case "accept-shrink":
+      assertOwnerCurrent?.();
+      return actions.acceptShrink(plugin);
     case "plan":
     case "restore": {
       const what = whatOf(rest);

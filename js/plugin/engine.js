@@ -31,8 +31,13 @@ export class Engine {
   compactedAt = -Infinity;
   /** The last problem with the configuration, as shown to people. @type {Failure | undefined} */
   problem;
-  /** @type {(error: Failure | null) => void} Told of every backup that failed, and with null of every one that did not. */
+  /**
+   * Told of every backup that failed, and with null and its result of every one that did not.
+   * @type {(error: Failure | null, report?: import("../../index.js").PushResult) => void}
+   */
   onOutcome = () => {};
+  /** Whether a restore is being tried. */
+  #drilling = false;
 
   place = "";
   #run;
@@ -92,7 +97,7 @@ export class Engine {
       const { snapshot, files, bytes } = report;
       const lastSuccess = { at: Date.now(), place, snapshot, trigger, triggers, files, bytes };
       await this.record.set({ lastSuccess, lastError: undefined });
-      this.onOutcome(null);
+      this.onOutcome(null, report);
       return report;
     } catch (error) {
       const { code, message } = /** @type {Failure} */ (error);
@@ -102,6 +107,31 @@ export class Engine {
         this.onOutcome(/** @type {Failure} */ (error));
       }
       throw error;
+    }
+  }
+
+  /**
+   * Tries a restore, beside whatever else runs, unless one was tried within `every` milliseconds. Resolves to the result, or
+   * to null where none was tried.
+   * @param {number} every
+   * @returns {Promise<import("../../index.js").DrillResult | null>}
+   */
+  async drill(every) {
+    const { place } = this;
+    const last = this.record.facts.lastDrill;
+    const now = Date.now();
+    // A clock that was ahead when it was recorded must not stop drills until then.
+    if (this.#drilling || (last?.place === place && now - Math.min(last.at, now) < every)) return null;
+    this.#drilling = true;
+    try {
+      const report = await this.call("drill");
+      const { snapshot, skipped, problems } = report;
+      await this.record.set({
+        lastDrill: { at: Date.now(), place, snapshot, skipped, problems: problems.slice(0, 5) },
+      });
+      return report;
+    } finally {
+      this.#drilling = false;
     }
   }
 

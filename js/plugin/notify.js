@@ -1,4 +1,5 @@
-// Tells the owner: what went wrong with a backup, at most once a day, and what became of a rollback.
+// Tells the owner: what went wrong with a backup, at most once a day, that the state has lost most of its files, once, and what
+// became of a rollback.
 
 import * as texts from "./texts.js";
 
@@ -58,9 +59,28 @@ export function tell(api, text, { sessionKey = mainSession(api.config), agentId 
  * @param {any} health
  */
 export function watchOutcomes({ api, settings }, engine, logger, health) {
-  return (/** @type {import("./child.js").Failure | null} */ error) => {
+  const say = (/** @type {string} */ text, /** @type {Partial<import("./record.js").Facts>} */ told) => {
+    try {
+      tell(api, text);
+      void engine.record.set(told).catch(() => {});
+    } catch (problem) {
+      logger.warn(`B2 backup: the owner could not be told: ${/** @type {Error} */ (problem).message}`);
+    }
+  };
+  /** @param {import("../../index.js").PushResult} report */
+  const onShrunk = ({ snapshot, shrunk }) => {
+    const { toldShrunk } = engine.record.facts;
+    // Without a new snapshot nothing is known.
+    if (!shrunk && snapshot && toldShrunk) void engine.record.set({ toldShrunk: undefined }).catch(() => {});
+    if (!shrunk || toldShrunk === shrunk.snapshot) return;
+    logger.warn(texts.shrunk(shrunk));
+    if (engine.stopping || settings.notifyOnFailure === false) return;
+    say(texts.shrunk(shrunk), { toldShrunk: shrunk.snapshot });
+  };
+  return (/** @type {import("./child.js").Failure | null} */ error, /** @type {any} */ report) => {
     if (!error) {
       health?.clearFailure();
+      if (report) onShrunk(report);
       return;
     }
     logger.error(`B2 backup failed: ${error.message}`);
@@ -70,11 +90,6 @@ export function watchOutcomes({ api, settings }, engine, logger, health) {
     // Nobody hears what is said while the gateway stops; the next start tries again.
     if (engine.stopping) return;
     if (settings.notifyOnFailure === false || now - Math.min(toldAt, now) < QUIET_MS) return;
-    try {
-      tell(api, texts.failed(error, lastSuccess));
-      void engine.record.set({ toldAt: now }).catch(() => {});
-    } catch (problem) {
-      logger.warn(`B2 backup: the owner could not be told: ${/** @type {Error} */ (problem).message}`);
-    }
+    say(texts.failed(error, lastSuccess), { toldAt: now });
   };
 }

@@ -1,5 +1,5 @@
-// What the plugin remembers between starts, in `<stateDir>/b2-backup/status.json`: the last backup, the last failure, and a
-// rollback that somebody waits to hear of. It decides nothing that a lost file would make wrong.
+// What the plugin remembers between starts, in `<stateDir>/b2-backup/status.json`: the last backup, the last failure, the last
+// restore drill, and a rollback that somebody waits to hear of. It decides nothing that a lost file would make wrong.
 
 import { mkdir, open, readFile, rename } from "node:fs/promises";
 import path from "node:path";
@@ -11,7 +11,10 @@ import path from "node:path";
  *   at: number, sessionKey?: string, agentId?: string, snapshot: string, safetySnapshot: string | null,
  *   restored: number, deleted: number, applied?: boolean, problem?: string
  * }} Rollback
- * @typedef {{ lastSuccess?: Success, lastError?: Problem, toldAt?: number, rollback?: Rollback }} Facts
+ * @typedef {{ at: number, place: string, snapshot: string, skipped: string | null, problems: string[] }} Drill
+ * @typedef {{
+ *   lastSuccess?: Success, lastError?: Problem, toldAt?: number, rollback?: Rollback, lastDrill?: Drill, toldShrunk?: string
+ * }} Facts
  */
 
 export class Record {
@@ -48,7 +51,8 @@ export class Record {
   /** Beside its place first, so that a crash leaves the old file or the new one. */
   async #write() {
     await mkdir(path.dirname(this.#file), { recursive: true, mode: 0o700 });
-    const draft = `${this.#file}.tmp`;
+    // Two gateways may be on one state directory for a moment.
+    const draft = `${this.#file}.${process.pid}.tmp`;
     const handle = await open(draft, "w", 0o600);
     try {
       await handle.writeFile(`${JSON.stringify(this.facts, null, 2)}\n`);

@@ -4,7 +4,7 @@ import { setTimeout } from "node:timers/promises";
 
 import { sourceOf } from "./config.js";
 import { takeEngine } from "./engine.js";
-import { watchOutcomes } from "./notify.js";
+import { tell, watchOutcomes } from "./notify.js";
 import { startSchedule } from "./schedule.js";
 import * as texts from "./texts.js";
 
@@ -12,6 +12,8 @@ import * as texts from "./texts.js";
 /** @typedef {import("./engine.js").Engine} Engine */
 
 const LOCKED_MS = 60_000;
+/** A restore drill reads a whole snapshot. */
+const DRILL_EVERY_MS = 7 * 24 * 3_600_000;
 
 /** @param {import("./index.js").Plugin} plugin */
 export function registerService(plugin) {
@@ -46,7 +48,11 @@ export function registerService(plugin) {
       engine.schedule = startSchedule({
         schedule: settings.schedule ?? "daily",
         history: () => historyOf(engine),
-        run: (trigger) => engine.push(trigger),
+        run: async (trigger) => {
+          await engine.push(trigger);
+          // The schedule does not wait for it.
+          if (settings.restoreDrill !== false) void drill(plugin, engine, logger);
+        },
       });
     },
 
@@ -56,6 +62,25 @@ export function registerService(plugin) {
       held = null;
     },
   });
+}
+
+/**
+ * Tries whether a snapshot can be restored, once a week. One that cannot is the owner's to know; that one could not be tried
+ * is not, and the next scheduled backup leads to another try.
+ * @param {import("./index.js").Plugin} plugin
+ * @param {Engine} engine
+ * @param {any} logger
+ */
+async function drill({ api, settings }, engine, logger) {
+  try {
+    const report = await engine.drill(DRILL_EVERY_MS);
+    if (!report) return;
+    logger[report.problems.length > 0 ? "error" : "info"](texts.drilled(report));
+    if (report.problems.length > 0 && settings.notifyOnFailure !== false) tell(api, texts.drilled(report));
+  } catch (error) {
+    const { code, message } = /** @type {Failure} */ (error);
+    if (code !== "CANCELLED") logger.warn(`B2 backup: the restore drill was not made: ${message}`);
+  }
 }
 
 /** What counts for the schedule: another bucket has no backup yet. @param {Engine} engine @returns {import("./schedule.js").History} */

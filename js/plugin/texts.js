@@ -37,17 +37,18 @@ const reason = (name) => TRIGGERS[/** @type {keyof TRIGGERS} */ (name)] ?? oneLi
 /** @param {import("../../index.js").ListResult} report */
 export function list({ snapshots, unreadable }) {
   if (snapshots.length === 0 && unreadable.length === 0) return "There is no snapshot yet.";
-  const line = (
-    /** @type {SnapshotInfo} */ { id, createdAt, kind, trigger, host, files, bytes, complete, exceptions },
-  ) =>
-    [
+  const line = (/** @type {SnapshotInfo} */ snapshot) => {
+    const { id, createdAt, kind, trigger, host, files, bytes, complete, exceptions, shrunk: gone } = snapshot;
+    return [
       `${id}  ${when(createdAt)}`,
       // 0.1.x did not say why it took one, nor where.
       kind === "legacy"
         ? `of 0.1.x, ${count(files, "file")}, ${size(bytes)}`
         : `${reason(trigger)}, ${count(files, "file")}, ${size(bytes)}, ${oneLine(host)}`,
       ...(complete ? [] : [`incomplete: ${number(exceptions)} left out`]),
+      ...(gone ? ["most files were gone"] : []),
     ].join("; ");
+  };
   const lines = [`${count(snapshots.length, "snapshot")}, newest first:`, ...first(snapshots.map(line), LISTED)];
   if (unreadable.length > 0) lines.push(`${count(unreadable.length, "snapshot")} cannot be read.`);
   return lines.join("\n");
@@ -145,9 +146,15 @@ export function pushed({ snapshot, files, bytes, changedFiles, uploadedBytes, du
  * @param {import("../../index.js").StatusResult} report
  * @param {ReturnType<typeof import("./schedule.js").startSchedule> | null} schedule
  */
-export function status({ lastSuccess, lastError }, report, schedule) {
+export function status({ lastSuccess, lastError, lastDrill }, report, schedule) {
   const { location, encrypted, snapshots, legacySnapshots, latest, storedBytes, hiddenBytes, warnings } = report;
-  const health = lastError ? "the last backup failed" : schedule?.isOverdue() ? "a backup is overdue" : "good";
+  const { shrunk: gone, proven, failed: unproven } = report;
+  const problems = [
+    ...(lastError ? ["the last backup failed"] : schedule?.isOverdue() ? ["a backup is overdue"] : []),
+    ...(unproven ? ["a snapshot could not be restored"] : []),
+    ...(gone ? ["the state has lost most of its files"] : []),
+  ];
+  const health = problems.join(", ") || "good";
   return [
     `Health: ${health}`,
     `Last backup: ${lastSuccess ? `${ago(lastSuccess.at)}, ${reason(lastSuccess.trigger)}` : "none by this machine yet"}`,
@@ -158,7 +165,34 @@ export function status({ lastSuccess, lastError }, report, schedule) {
     `Stored: ${size(storedBytes)} in ${location}, ${encrypted ? "encrypted" : "not encrypted"}`,
     ...(hiddenBytes ? [`Hidden, and also billed: ${size(hiddenBytes)}`] : []),
     ...warnings.map((text) => `Warning: ${oneLine(text)}`),
+    `Last proven restorable: ${proven ? `${proven.snapshot}, ${ago(Date.parse(proven.at))}` : "none yet"}`,
+    ...(lastDrill?.skipped ? [`Last drill: ${ago(lastDrill.at)}, not made: ${oneLine(lastDrill.skipped)}`] : []),
+    ...(unproven ? [`Not restorable: ${unproven.snapshot}: ${oneLine(unproven.problems[0] ?? "")}`] : []),
+    ...(gone ? [shrunk(gone)] : []),
   ].join("\n");
+}
+
+/** @param {import("../../index.js").Shrink} shrink */
+export function shrunk({ snapshot, files, filesBefore }) {
+  return (
+    `B2 backup: this OpenClaw has lost most of its files: ${number(files)} are left of the ${number(filesBefore)} in ` +
+    `${snapshot}. Backups go on, and no old one is removed until you agree: /b2 accept-shrink. To go back: /b2 plan ${snapshot}`
+  );
+}
+
+/** @param {import("../../index.js").PruneResult} report */
+export function accepted({ removedSnapshots }) {
+  return `Agreed: old snapshots are removed again as configured; ${count(removedSnapshots.length, "snapshot")} went now.`;
+}
+
+/** @param {import("../../index.js").DrillResult} report */
+export function drilled({ snapshot, files, bytes, databases, problems, skipped }) {
+  if (skipped) return `B2 backup: no restore drill: ${oneLine(skipped)}`;
+  const what = `${count(files, "file")}, ${size(bytes)}, ${count(databases, "database")}`;
+  if (problems.length === 0) return `B2 backup: the restore drill of ${snapshot} went well: ${what}`;
+  const advice = "Run openclaw b2-backup verify --read-data, then /b2 backup: it stores again what is still here.";
+  const more = first(problems.map(oneLine), PATHS).join("; ");
+  return `B2 backup: ${snapshot} cannot be restored wholly, as a drill has shown: ${more}. ${advice}`;
 }
 
 /** @param {import("./child.js").Failure} error */

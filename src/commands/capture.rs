@@ -47,6 +47,8 @@ pub(super) struct Captured {
     pub(super) entries: Vec<Entry>,
     /// Where the stored tree starts; `None` when it was stored before.
     pub(super) root: Option<Root>,
+    /// The chunks of that tree, as far as it was stored now.
+    pub(super) tree_chunks: Vec<ChunkId>,
     /// What tells this tree from the last one; see [`digest`].
     pub(super) digest: String,
     /// Files and databases.
@@ -55,6 +57,8 @@ pub(super) struct Captured {
     pub(super) bytes: u64,
     /// How many of them are not as the cache remembers them.
     pub(super) changed_files: u64,
+    /// How many pieces that the store had lost it has again.
+    pub(super) healed: u64,
     /// What could not be read.
     pub(super) exceptions: Vec<Exception>,
     /// The signature of each file when it was read.
@@ -229,11 +233,31 @@ impl Capture {
         add_exceptions(&mut entries, &exceptions);
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         let digest = digest(&entries);
-        let root = if self.stored_digest.as_ref() == Some(&digest) { None } else { Some(self.write_tree(&entries)?) };
+        let mut tree_chunks = Vec::new();
+        let root = if self.stored_digest.as_ref() == Some(&digest) {
+            None
+        } else {
+            Some(self.write_tree(&entries, &mut tree_chunks)?)
+        };
+        self.heal_trees()?;
+        let healed = self.writer.healed();
         let writer =
             Arc::into_inner(self.writer).ok_or_else(|| Error::new(Code::Io, "internal error: a sink is left"))?;
         writer.finish()?;
-        Ok(Captured { entries, root, digest, files, bytes, changed_files, exceptions, signatures, cacheable, gone })
+        Ok(Captured {
+            entries,
+            root,
+            tree_chunks,
+            digest,
+            files,
+            bytes,
+            changed_files,
+            healed,
+            exceptions,
+            signatures,
+            cacheable,
+            gone,
+        })
     }
 
     /// Whether the file can be taken over without reading it: same signature, and the store still has all of it.
@@ -278,17 +302,31 @@ impl Capture {
         Ok(outcomes.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Stores the tree stream, then the list of its chunks, until the list is short.
-    fn write_tree(&self, entries: &[Entry]) -> Result<Root> {
+    /// Stores again what the store has lost of the file trees of earlier snapshots and this machine remembers. (What it has
+    /// lost of files was read and stored again with the files.)
+    fn heal_trees(&self) -> Result<()> {
+        let mut sink = self.writer.sink()?;
+        for id in self.writer.lost() {
+            if let Some(chunk) = self.cache.object(&tree_cache_key(id)) {
+                sink.add(&chunk)?;
+            }
+        }
+        sink.flush()
+    }
+
+    /// Stores the tree stream, then the list of its chunks, until the list is short. `all` gets the chunks of each of them.
+    fn write_tree(&self, entries: &[Entry], all: &mut Vec<ChunkId>) -> Result<Root> {
         let mut sink = self.writer.sink()?;
         let mut stream = Vec::new();
         for entry in entries {
             entry.write(&mut stream);
         }
         let mut chunks = self.write_stream(&stream, &mut sink)?;
+        all.extend(&chunks);
         let mut depth = 0;
         while chunks.len() > ROOT_CHUNKS {
             chunks = self.write_stream(&join_ids(&chunks), &mut sink)?;
+            all.extend(&chunks);
             depth += 1;
         }
         sink.flush()?;

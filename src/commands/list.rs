@@ -55,6 +55,7 @@ fn legacy_info(catalog: &Catalog, id: &LegacyId, manifest: &Manifest) -> Snapsho
         bytes: manifest.files.iter().fold(0, |sum, file| sum.saturating_add(file.size)),
         complete: lacking == 0,
         exceptions: lacking,
+        shrunk: false,
     }
 }
 
@@ -70,6 +71,7 @@ pub(super) fn info(id: &SnapshotId, summary: &Summary) -> SnapshotInfo {
         bytes: summary.bytes,
         complete: summary.exceptions == 0,
         exceptions: summary.exceptions,
+        shrunk: summary.shrunk,
     }
 }
 

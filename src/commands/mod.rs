@@ -3,6 +3,7 @@
 mod capture;
 pub mod cost;
 pub mod diff;
+pub mod drill;
 pub mod import_legacy;
 pub mod key;
 pub mod list;
@@ -223,8 +224,21 @@ pub struct PushReport {
     pub exceptions: Vec<Exception>,
     /// What failed after the snapshot was safe, for example the retention that follows it.
     pub warnings: Vec<String>,
+    /// That the state has lost most of its files: nothing is pruned until the owner agrees.
+    pub shrunk: Option<Shrink>,
     /// How long it took.
     pub duration: Duration,
+}
+
+/// A state that holds less than half of the files that a snapshot of it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shrink {
+    /// The snapshot that holds the most.
+    pub snapshot: String,
+    /// How many files it holds.
+    pub files_before: u64,
+    /// How many files the state holds.
+    pub files: u64,
 }
 
 /// Whether retention may age a snapshot out.
@@ -271,6 +285,8 @@ pub struct SnapshotInfo {
     pub complete: bool,
     /// How many things it does not hold; for one of 0.1.x, how many files whose content is not stored any more.
     pub exceptions: u64,
+    /// Whether the state had lost most of its files when it was taken.
+    pub shrunk: bool,
 }
 
 /// What `list` found.
@@ -291,6 +307,8 @@ pub struct PullOptions {
     pub directory: std::path::PathBuf,
     /// Globs over snapshot paths; empty means everything.
     pub paths: Vec<String>,
+    /// Do without the files that cannot be restored, instead of failing.
+    pub partial: bool,
 }
 
 /// What a pull wrote.
@@ -304,6 +322,8 @@ pub struct PullReport {
     pub bytes: u64,
     /// What the snapshot does not hold.
     pub exceptions: Vec<Exception>,
+    /// Files that could not be restored as they were stored, and are not there.
+    pub lost: Vec<Exception>,
 }
 
 /// Options of `rollback`.
@@ -315,6 +335,8 @@ pub struct RollbackOptions {
     pub paths: Vec<String>,
     /// Say what would be done and do nothing.
     pub plan_only: bool,
+    /// Leave the files as they are that cannot be restored, instead of failing.
+    pub partial: bool,
 }
 
 /// What a rollback did, or with `plan_only` would do.
@@ -341,8 +363,19 @@ pub struct RollbackReport {
 /// Options of `verify`.
 #[derive(Debug, Clone, Default)]
 pub struct VerifyOptions {
-    /// Also download and check every stored byte.
-    pub read_data: bool,
+    /// Also download and check this part of the stored bytes, in percent (1 to 100): each time another one.
+    pub read_data: Option<u8>,
+}
+
+/// A file of a snapshot whose content cannot be restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostFile {
+    /// The snapshot's id.
+    pub snapshot: String,
+    /// Path as the snapshot names it.
+    pub path: String,
+    /// Why not.
+    pub reason: String,
 }
 
 /// What `verify` found.
@@ -358,6 +391,36 @@ pub struct VerifyReport {
     pub read_bytes: u64,
     /// What is wrong, each with the key or snapshot it concerns. Empty means the repository is sound.
     pub problems: Vec<String>,
+    /// The files that cannot be restored, as far as is known, snapshot by snapshot.
+    pub lost: Vec<LostFile>,
+    /// Packs in which damage was found, now or before. The next push stores their content again, as far as it can.
+    pub damaged_packs: u64,
+    /// What was damaged, and is sound again.
+    pub healed: Vec<String>,
+}
+
+/// Options of `drill`.
+#[derive(Debug, Clone, Default)]
+pub struct DrillOptions {
+    /// An id, the unique start of one, `latest`, or a time expression. Default: one is drawn.
+    pub snapshot: Option<String>,
+}
+
+/// What a restore drill has shown.
+#[derive(Debug, Clone, Default)]
+pub struct DrillReport {
+    /// The snapshot that was restored; empty when there is none.
+    pub snapshot: String,
+    /// Files and databases that came out as they were stored.
+    pub files: u64,
+    /// Bytes of their content.
+    pub bytes: u64,
+    /// Databases that were checked.
+    pub databases: u64,
+    /// What did not come out as it was stored. Empty means that the snapshot can be restored.
+    pub problems: Vec<String>,
+    /// Why nothing was restored.
+    pub skipped: Option<String>,
 }
 
 /// What `prune` did.
@@ -365,8 +428,8 @@ pub struct VerifyReport {
 pub struct PruneReport {
     /// Snapshots removed by retention.
     pub removed_snapshots: Vec<String>,
-    /// A snapshot that retention would have removed, but that holds much more than all that are kept.
-    pub spared_snapshot: Option<String>,
+    /// Why nothing was done: the state has lost most of its files, and the owner has not agreed yet.
+    pub shrunk: Option<Shrink>,
     /// Packs taken out of use; their bytes go after the grace period.
     pub condemned_packs: u64,
     /// Packs deleted.
@@ -448,6 +511,12 @@ pub struct StatusReport {
     pub objects: u64,
     /// Directories that are left out by default because they are rebuilt, found in this state.
     pub left_out: Vec<String>,
+    /// That the state had lost most of its files at this machine's last snapshot: nothing is pruned until the owner agrees.
+    pub shrunk: Option<Shrink>,
+    /// The snapshot that a drill on this machine restored last, and when.
+    pub proven: Option<drill::Proven>,
+    /// A listed snapshot that a drill on this machine could not restore.
+    pub failed: Option<drill::Failed>,
     /// What the bucket keeps and bills besides: older versions; `None` where the service cannot tell.
     pub hidden: Option<Hidden>,
     /// How the store deletes what is not needed any more.

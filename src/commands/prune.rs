@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::list::{Summaries, summaries};
 use super::workplace::Workplace;
-use super::{Operation, PruneReport};
+use super::{Operation, PruneReport, Shrink};
 use crate::config::{Retention, Target};
 use crate::error::{Code, Error, Result};
 use crate::repository::id::{ChunkId, IndexId, MachineId, PackId, SnapshotId};
@@ -28,7 +28,7 @@ use crate::store::{Deletion, Hidden, Lifecycle, ObjectMeta};
 /// How long a pack stays readable after it was condemned. No push may take longer: one that does looks again before it
 /// commits.
 pub const GRACE: Duration = Duration::from_hours(48);
-/// A snapshot with more than this many times the files of every newer one is not aged out by them.
+/// A state has lost most of its files when a snapshot of it holds more than this many times as many.
 const MUCH_FULLER: u64 = 2;
 /// More index objects than this are merged, so that opening a repository takes few requests.
 const MANY_INDEX_OBJECTS: usize = 8;
@@ -76,11 +76,67 @@ async fn prune_as(target: &Target, whose: Whose, grace: Duration, operation: &Op
     repository.keyring.writing()?;
     let mut report = PruneReport::default();
     if may_delete(&repository, &mut report).await? {
-        let own = (whose == Whose::Own).then_some(workplace.machine);
-        let done = run(&mut repository, target, own, Some(grace), operation, &mut report).await;
+        let done = run(&mut repository, target, &workplace, whose, Some(grace), operation, &mut report).await;
         unless_denied(&repository, done, &mut report).await?;
     }
     Ok(report)
+}
+
+/// The owner agrees that the state holds no more than it did at this machine's last snapshot: from now on it prunes again.
+/// Gives what was agreed to, if there was something.
+///
+/// # Errors
+/// `LOCKED`, `IO`, those of [`Repository::open`] and of the store, `CANCELLED`.
+pub async fn accept_shrink(target: &Target, operation: &Operation) -> Result<Option<Shrink>> {
+    let workplace = Workplace::open(target, "prune").await?;
+    let cache = Some(Arc::clone(&workplace.cache));
+    let repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
+    let shrunk = find_shrink(&repository, &workplace, None, operation).await?;
+    if shrunk.is_some() {
+        let Summaries { readable, .. } = summaries(&repository, operation).await?;
+        if let Some((newest, _)) = own_snapshots(&readable, workplace.machine).last() {
+            workplace.folder.accept_shrink(newest.as_str())?;
+        }
+    }
+    Ok(shrunk)
+}
+
+/// Whether the state has lost most of its files: `files` of it now, or what this machine's last snapshot holds.
+///
+/// # Errors
+/// Those of the store, `CANCELLED`.
+pub(super) async fn find_shrink(
+    repository: &Repository,
+    workplace: &Workplace,
+    files: Option<u64>,
+    operation: &Operation,
+) -> Result<Option<Shrink>> {
+    let Summaries { readable, .. } = summaries(repository, operation).await?;
+    let own = own_snapshots(&readable, workplace.machine);
+    Ok(shrink(&own, workplace.folder.accepted_shrink().as_deref(), files))
+}
+
+/// The regular snapshots of a machine, oldest first.
+pub(super) fn own_snapshots(readable: &[(SnapshotId, Summary)], machine: MachineId) -> Vec<&(SnapshotId, Summary)> {
+    readable.iter().filter(|(id, summary)| !id.is_safety() && summary.machine == machine).collect()
+}
+
+/// Compares `files`, or what the newest of `own` holds, with the fullest of those since the owner last agreed. Whatever
+/// emptied the state, be it an accident or a machine set up anew: it must not push good snapshots out.
+pub(super) fn shrink(own: &[&(SnapshotId, Summary)], accepted: Option<&str>, files: Option<u64>) -> Option<Shrink> {
+    let files = files.or_else(|| own.last().map(|(_, summary)| summary.files))?;
+    let since = own.iter().filter(|(id, _)| accepted.is_none_or(|accepted| id.as_str() >= accepted));
+    let (fullest, summary) = since.max_by_key(|(_, summary)| summary.files)?;
+    let is_shrunk = summary.files / MUCH_FULLER > files;
+    is_shrunk.then(|| Shrink { snapshot: fullest.to_string(), files_before: summary.files, files })
+}
+
+/// What to tell the owner of it.
+pub(super) fn shrink_warning(Shrink { snapshot, files_before, files }: &Shrink) -> String {
+    format!(
+        "the state holds {files} files, and {snapshot} holds {files_before}: nothing is pruned until you agree to that with \
+         `prune --accept-shrink`, or `/b2 accept-shrink` in chat"
+    )
 }
 
 /// Applies retention after a push: at once when there is nothing to remove.
@@ -90,7 +146,7 @@ async fn prune_as(target: &Target, whose: Whose, grace: Duration, operation: &Op
 pub(super) async fn apply_retention(
     repository: &mut Repository,
     target: &Target,
-    machine: MachineId,
+    workplace: &Workplace,
     operation: &Operation,
 ) -> Result<PruneReport> {
     let mut report = PruneReport::default();
@@ -101,24 +157,24 @@ pub(super) async fn apply_retention(
     }
     if may_delete(repository, &mut report).await? {
         repository.refresh().await?;
-        let done = run(repository, target, Some(machine), None, operation, &mut report).await;
+        let done = run(repository, target, workplace, Whose::Own, None, operation, &mut report).await;
         unless_denied(repository, done, &mut report).await?;
     }
     Ok(report)
 }
 
-/// Removes snapshots of one machine or of all, and frees what nothing needs after `grace`; without one as usual, and only
-/// if a snapshot went.
+/// Removes snapshots, and frees what nothing needs after `grace`; without one as usual, and only if a snapshot went.
 async fn run(
     repository: &mut Repository,
     target: &Target,
-    machine: Option<MachineId>,
+    workplace: &Workplace,
+    whose: Whose,
     grace: Option<Duration>,
     operation: &Operation,
     report: &mut PruneReport,
 ) -> Result<()> {
-    remove_snapshots(repository, target, machine, operation, report).await?;
-    if grace.is_none() && report.removed_snapshots.is_empty() {
+    remove_snapshots(repository, target, workplace, whose, operation, report).await?;
+    if report.shrunk.is_some() || (grace.is_none() && report.removed_snapshots.is_empty()) {
         return Ok(());
     }
     sweep(repository, grace.unwrap_or(GRACE), operation, report).await
@@ -176,33 +232,36 @@ pub(super) fn hidden_snapshots(hidden: &Hidden) -> Vec<SnapshotId> {
     hidden.deleted.iter().filter_map(id).collect()
 }
 
-/// Removes the manifests of the regular snapshots of one machine, or of each, that retention does not keep.
+/// Removes the manifests of the regular snapshots of this machine, or of each, that retention does not keep; none of a machine
+/// whose state has lost most of its files while the owner has not agreed there.
 async fn remove_snapshots(
     repository: &mut Repository,
     target: &Target,
-    machine: Option<MachineId>,
+    workplace: &Workplace,
+    whose: Whose,
     operation: &Operation,
     report: &mut PruneReport,
 ) -> Result<()> {
     let Summaries { readable, .. } = summaries(repository, operation).await?;
-    let mut machines: BTreeMap<MachineId, Vec<&(SnapshotId, Summary)>> = BTreeMap::new();
-    let of_these = |summary: &Summary| machine.is_none_or(|machine| summary.machine == machine);
-    for snapshot in readable.iter().filter(|(id, summary)| !id.is_safety() && of_these(summary)) {
-        machines.entry(snapshot.1.machine).or_default().push(snapshot);
-    }
-    let mut going = Vec::new();
-    for own in machines.into_values() {
+    let machines: BTreeSet<MachineId> = match whose {
+        Whose::Own => BTreeSet::from([workplace.machine]),
+        Whose::All => readable.iter().map(|(_, summary)| summary.machine).collect(),
+    };
+    let mut going: Vec<SnapshotId> = Vec::new();
+    for machine in machines {
+        let own = own_snapshots(&readable, machine);
+        // What was agreed to is kept on the machine that it is about.
+        let accepted = (machine == workplace.machine).then(|| workplace.folder.accepted_shrink()).flatten();
+        if let Some(shrunk) = shrink(&own, accepted.as_deref(), None) {
+            report.shrunk = Some(shrunk);
+            continue;
+        }
         let ids: Vec<&SnapshotId> = own.iter().map(|(id, _)| id).collect();
         let kept = kept(&ids, target.keep_snapshots as usize, &target.retention, &jiff::Zoned::now());
-        let (staying, mut some): (Vec<_>, Vec<_>) = own.into_iter().partition(|(id, _)| kept.contains(id));
-        if let Some(fuller) = much_fuller(&staying, &some) {
-            report.spared_snapshot = Some(fuller.to_string());
-            some.retain(|(id, _)| *id != fuller);
-        }
-        going.extend(some);
+        going.extend(own.iter().map(|(id, _)| id).filter(|id| !kept.contains(id)).cloned());
     }
     let mut removed: Vec<SnapshotId> = Vec::new();
-    for (id, _) in going {
+    for id in &going {
         operation.check()?;
         let key = id.manifest_key();
         if is_locked(repository, &key, report).await? {
@@ -214,13 +273,6 @@ async fn remove_snapshots(
     }
     repository.contents.snapshots.retain(|(id, _)| !removed.contains(id));
     Ok(())
-}
-
-/// The newest of the snapshots about to go that holds much more than any that stays. Whatever emptied the state, be it an
-/// accident or a machine set up anew, must not push the last good snapshot out.
-fn much_fuller(staying: &[&(SnapshotId, Summary)], going: &[&(SnapshotId, Summary)]) -> Option<SnapshotId> {
-    let files = staying.iter().map(|(_, summary)| summary.files).max()?;
-    going.iter().rev().find(|(_, summary)| summary.files / MUCH_FULLER > files).map(|(id, _)| id.clone())
 }
 
 /// Which of `snapshots`, oldest first, retention keeps: the newest ones, and the newest of each recent day, week and
@@ -269,6 +321,10 @@ impl Needed {
             Error::new(error.code(), format!("nothing was freed, since nobody knows what {id} needs: {error}"))
                 .in_snapshot(id.as_str())
                 .because(error)
+                .advise(format!(
+                    "run verify, and push from the machine that took it; should it be beyond help, delete {}",
+                    id.manifest_key()
+                ))
         };
         if let Some((id, error)) = unreadable.pop() {
             return Err(refused(&id, error));
@@ -301,7 +357,11 @@ async fn sweep(
     report: &mut PruneReport,
 ) -> Result<()> {
     check_hidden_snapshots(repository).await?;
-    let index = Arc::new(repository.load_index().await?);
+    let mut index = Arc::new(repository.load_index().await?);
+    if !index.unreadable.is_empty() && !index.damaged_objects.is_empty() {
+        replace_damaged_objects(repository, &index, operation).await?;
+        index = Arc::new(repository.load_index().await?);
+    }
     if let Some(problem) = index.unreadable.first() {
         let refusal = format!("nothing was freed, since the index is damaged: {problem}");
         return Err(Error::new(Code::Corrupt, refusal).advise("run verify"));
@@ -314,6 +374,36 @@ async fn sweep(
     delete_orphans(repository, &index, is_over, operation, report).await?;
     condemn(repository, &index, &needed, is_over, report).await?;
     merge(repository, operation, report).await
+}
+
+/// Lets go of index objects whose bytes are not what was sealed, once others name every pack: what such an object said of
+/// packs was read from the packs themselves. What it condemned is condemned again when its time comes.
+async fn replace_damaged_objects(repository: &mut Repository, index: &Index, operation: &Operation) -> Result<()> {
+    // What else cannot be read may need what the damaged object says, or be opened by another machine.
+    if index.unreadable.len() > index.damaged_objects.len() {
+        return Ok(());
+    }
+    // What Object Lock keeps cannot be replaced yet.
+    for id in &index.damaged_objects {
+        if repository.store.locked_until(&index_key(*id)).await?.is_some() {
+            return Ok(());
+        }
+    }
+    let recovered: Vec<PackEntry> =
+        index.recovered.iter().filter_map(|id| index.pack(*id)).map(|pack| pack.entry.clone()).collect();
+    for object in IndexObject::split(recovered, Vec::new()) {
+        operation.check()?;
+        repository.put_index(&object).await?;
+    }
+    for id in &index.damaged_objects {
+        // Not for a fault of one answer: it is damaged when it is read again, too.
+        match repository.index_object(*id).await {
+            Err(error) if error.code() == Code::Corrupt => repository.store.delete(&index_key(*id)).await?,
+            Err(error) if error.code() != Code::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    repository.refresh().await
 }
 
 /// The index objects as they are stored, with their times.
@@ -376,7 +466,7 @@ async fn decide_condemned(
     report: &mut PruneReport,
 ) -> Result<()> {
     let (objects, bound) = replaceable(repository, index_objects(repository).await?, report).await?;
-    let live = index.packs.iter().filter(|pack| !pack.condemned).map(|pack| &pack.entry);
+    let live = index.packs.iter().filter(|pack| pack.is_reliable()).map(|pack| &pack.entry);
     let live: HashSet<ChunkId> = live.flat_map(PackEntry::chunk_ids).collect();
     let (mut revived, mut dead) = (BTreeMap::new(), BTreeMap::new());
     let mut decided = BTreeSet::new();
@@ -396,9 +486,12 @@ async fn decide_condemned(
         dead.extend(gone.into_iter().map(|pack| (pack.id, pack.clone())));
     }
     dead.retain(|id, _| !revived.contains_key(id));
-    let calls_dead_live = |object: &IndexObject| object.live.iter().any(|pack| dead.contains_key(&pack.id));
-    let rewritten: Vec<_> =
-        objects.iter().filter(|(id, _, object)| decided.contains(id) || calls_dead_live(object)).collect();
+    // Nothing that is needed is missing: what an old object says of packs that are gone, or were cut, is of no use.
+    let is_gone = |meta: &ObjectMeta, id: PackId| dead.contains_key(&id) || (is_over(meta) && index.pack(id).is_none());
+    let names_gone = |(_, meta, object): &(IndexId, ObjectMeta, IndexObject)| {
+        object.live.iter().any(|pack| is_gone(meta, pack.id)) || object.damaged.iter().any(|id| is_gone(meta, *id))
+    };
+    let rewritten: Vec<_> = objects.iter().filter(|object| decided.contains(&object.0) || names_gone(object)).collect();
     if rewritten.is_empty() {
         return Ok(());
     }
@@ -406,15 +499,17 @@ async fn decide_condemned(
     // 1. What these objects say, without what is about to go.
     let mut kept = revived.clone();
     let mut condemned = BTreeMap::new();
-    for (_, _, object) in &rewritten {
-        let stays = |pack: &&PackEntry| !dead.contains_key(&pack.id);
+    let mut damaged = BTreeSet::new();
+    for (_, meta, object) in &rewritten {
+        let stays = |pack: &&PackEntry| !is_gone(meta, pack.id);
         kept.extend(object.live.iter().filter(stays).map(|pack| (pack.id, pack.clone())));
         let still = object.condemned.iter().filter(stays).filter(|pack| !revived.contains_key(&pack.id));
         condemned.extend(still.map(|pack| (pack.id, pack.clone())));
+        damaged.extend(object.damaged.iter().filter(|id| !is_gone(meta, **id)));
     }
     let live_objects = IndexObject::split(kept.into_values().collect(), Vec::new());
     let condemning_objects = IndexObject::split(Vec::new(), condemned.into_values().collect());
-    for object in live_objects.iter().chain(&condemning_objects) {
+    for object in live_objects.iter().chain(&condemning_objects).chain(&marks(damaged)) {
         repository.put_index(object).await?;
     }
     // 2. The objects that still call the dead ones live. Those that condemn them stay until the end, so that at no
@@ -435,6 +530,12 @@ async fn decide_condemned(
         repository.store.delete(&index_key(*id)).await?;
     }
     Ok(())
+}
+
+/// An index object that calls these packs damaged, if there are any.
+pub(super) fn marks(damaged: BTreeSet<PackId>) -> Option<IndexObject> {
+    let damaged: Vec<PackId> = damaged.into_iter().collect();
+    (!damaged.is_empty()).then(|| IndexObject { damaged, ..IndexObject::default() })
 }
 
 /// Deletes packs that no index object has named for so long that no push can be about to.
@@ -504,12 +605,14 @@ async fn merge(repository: &mut Repository, operation: &Operation, report: &mut 
         return Ok(());
     }
     let mut live: BTreeMap<PackId, PackEntry> = BTreeMap::new();
+    let mut damaged = BTreeSet::new();
     for (_, _, object) in &small {
         live.extend(object.live.iter().map(|pack| (pack.id, pack.clone())));
+        damaged.extend(&object.damaged);
     }
-    for object in IndexObject::split(live.into_values().collect(), Vec::new()) {
+    for object in IndexObject::split(live.into_values().collect(), Vec::new()).iter().chain(&marks(damaged)) {
         operation.check()?;
-        repository.put_index(&object).await?;
+        repository.put_index(object).await?;
     }
     for (id, ..) in &small {
         repository.store.delete(&index_key(*id)).await?;

@@ -1,5 +1,6 @@
 //! `pull`: writes a snapshot's files into a new or empty directory, never into the live state.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use super::{Exception, Meter, Operation, PullOptions, PullReport};
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
 use crate::repository::open::{IfMissing, Repository};
-use crate::repository::restore::parents;
+use crate::repository::restore::{lost_files, parents};
 use crate::repository::tree::{Entry, Kind};
 use crate::state::places::Places;
 use crate::state::private::{create_private_dir, remove_tree};
@@ -22,7 +23,8 @@ use crate::task::blocking;
 /// what a pull leaves that was killed.
 const PARTIAL: &str = ".openclaw-b2-backup-partial";
 
-/// Writes a snapshot, or the part of it that `paths` choose. With an error nothing is left behind.
+/// Writes a snapshot, or the part of it that `paths` choose. With an error nothing is left behind. Where files cannot be
+/// restored as they were stored, that is one, unless `partial` says to do without them.
 ///
 /// # Errors
 /// `CONFIG` when the directory is not empty or lies in the live state, `NOT_FOUND`, `CORRUPT`, `UNSAFE_PATH`, `IO`,
@@ -40,28 +42,32 @@ pub async fn pull(target: &Target, options: PullOptions, operation: &Operation) 
     let in_snapshot = |error: Error| error.in_snapshot(id.as_str());
     let entries = chosen(std::mem::take(&mut snapshot.entries), &filter);
     let exceptions: Vec<Exception> = exceptions(&entries);
-    let count = entries.iter().filter(|entry| matches!(entry.kind, Kind::File | Kind::Database | Kind::Symlink));
-    let files = count.count() as u64;
     if entries.is_empty() && !filter.is_all() {
         return Err(
             Error::new(Code::NotFound, format!("nothing in {id} matches {}", options.paths.join(", "))).in_snapshot(id)
         );
     }
     snapshot.check_available(&entries)?;
-    let bytes = entries.iter().map(|entry| entry.size).sum();
+    let sizes: BTreeMap<String, u64> = entries
+        .iter()
+        .filter(|entry| matches!(entry.kind, Kind::File | Kind::Database | Kind::Symlink))
+        .map(|entry| (entry.path.clone(), entry.size))
+        .collect();
 
     let destination = blocking(move || Destination::create(directory)).await?;
     let meter = Arc::new(Meter::new(operation, "download", 0, 0));
     let restored = snapshot.restore(&repository, entries, &destination.partial(), meter, operation).await;
     let finish = move || match restored {
-        Ok(()) => destination.complete(),
-        Err(error) => {
+        Ok(lost) if lost.is_empty() || options.partial => destination.complete().map(|()| lost),
+        failed => {
             destination.remove();
-            Err(error)
+            Err(failed.map_or_else(|error| error, |lost| lost_files(&lost)))
         }
     };
-    blocking(finish).await.map_err(in_snapshot)?;
-    Ok(PullReport { snapshot: snapshot.id, files, bytes, exceptions })
+    let lost = blocking(finish).await.map_err(in_snapshot)?;
+    let files = sizes.len().saturating_sub(lost.len()) as u64;
+    let bytes = sizes.values().sum::<u64>() - lost.iter().filter_map(|lost| sizes.get(&lost.path)).sum::<u64>();
+    Ok(PullReport { snapshot: snapshot.id, files, bytes, exceptions, lost })
 }
 
 /// What the tree says is not in the snapshot.

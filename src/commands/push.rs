@@ -51,26 +51,26 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
     if !upload.index.unreadable.is_empty() {
         warnings.push(format!("the repository is damaged, run verify: {}", upload.index.unreadable.join("; ")));
     }
+    warnings.extend(upload.healing());
+    let mut shrunk = None;
     let snapshot = if upload.is_unchanged() {
         upload.remember(None);
         None
     } else {
-        let id = upload.commit(options.trigger).await?;
+        shrunk = prune::find_shrink(&upload.repository, &workplace, Some(upload.captured.files), operation).await?;
+        let id = upload.commit(options.trigger, shrunk.is_some()).await?;
         // The snapshot is safe by now: what fails from here on is worth a warning, not a failure.
-        match prune::apply_retention(&mut upload.repository, target, workplace.machine, operation).await {
-            Ok(pruned) => {
-                let spared = |id| format!("{id} is kept beyond keepSnapshots: it holds much more than all newer ones");
-                warnings.extend(pruned.spared_snapshot.map(spared));
-                if pruned.left_to_another_key {
-                    warnings
-                        .push("old snapshots stay: this key may not delete, and leaves pruning to another one".into());
-                }
+        match prune::apply_retention(&mut upload.repository, target, &workplace, operation).await {
+            Ok(pruned) if pruned.left_to_another_key => {
+                warnings.push("old snapshots stay: this key may not delete, and leaves pruning to another one".into());
             }
+            Ok(_) => {}
             Err(error) if error.code() == Code::Cancelled => {}
             Err(error) => warnings.push(format!("old snapshots were not removed: {error}")),
         }
         Some(id)
     };
+    warnings.extend(shrunk.as_ref().map(prune::shrink_warning));
     match renew_locks(target, &upload, operation).await {
         Err(error) if error.code() != Code::Cancelled => {
             warnings.push(format!("older objects were not locked again: {error}"));
@@ -90,6 +90,7 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
         requests: stats.requests,
         exceptions,
         warnings,
+        shrunk,
         duration: started.elapsed(),
     })
 }
@@ -139,6 +140,23 @@ fn lock_record(key: &str) -> String {
 struct LastSnapshot {
     id: String,
     digest: String,
+    /// The chunks of its tree.
+    tree: Vec<String>,
+}
+
+impl LastSnapshot {
+    /// What is remembered of it, if it is still listed.
+    fn of(workplace: &Workplace, repository: &Repository) -> Option<Self> {
+        let last: Self = serde_json::from_slice(&workplace.cache.object(LAST_SNAPSHOT)?).ok()?;
+        // Once encryption is on, a plain snapshot is no reason not to take a sealed one.
+        let is_as_new_ones = !repository.keyring.accepts(&format!("{}/manifest.json", last.id));
+        (is_as_new_ones && repository.contents.has_snapshot(&last.id)).then_some(last)
+    }
+
+    /// Whether the store has all of its tree.
+    fn has_its_tree(&self, index: &Index) -> bool {
+        self.tree.iter().all(|id| id.parse().is_ok_and(|id| index.has_live(id)))
+    }
 }
 
 /// The state, read and stored, but not committed: as long as no manifest names it, there is no snapshot.
@@ -146,6 +164,8 @@ pub(super) struct Upload<'w> {
     pub(super) repository: Repository,
     pub(super) captured: Captured,
     index: Arc<Index>,
+    /// The keys of manifests and slots that had been cut.
+    put_back: Vec<String>,
     workplace: &'w Workplace,
     listed_at: (Instant, SystemTime),
     new_packs: Vec<PackId>,
@@ -169,14 +189,21 @@ impl<'w> Upload<'w> {
         operation.check()?;
 
         let listed_at = (Instant::now(), SystemTime::now());
-        let index = Arc::new(repository.load_index().await?);
+        let put_back = repository.put_back_what_was_cut().await?;
+        let mut index = repository.load_index().await?;
+        let last = LastSnapshot::of(workplace, &repository);
+        if last.as_ref().is_some_and(|last| !last.has_its_tree(&index)) {
+            // An index object may have been lost: then its packs are there, and are entered into another.
+            index = repository.recover_index().await?;
+        }
+        let index = Arc::new(index);
         let mut adopted = packs_to_adopt(&repository, &index, workplace.cache.pending());
         // Entered into a new index object, they need not be read as a whole the next time.
         adopted.extend(index.recovered.iter().filter_map(|id| index.pack(*id)).map(|pack| pack.entry.clone()));
         let meter = Arc::new(Meter::new(operation, "upload", 0, 0));
         let (writer, uploads) = Writer::start(&repository, Arc::clone(&index), adopted, operation, Arc::clone(&meter))?;
         let stored_digest = match when_unchanged {
-            WhenUnchanged::Skip => last_digest(workplace, &repository),
+            WhenUnchanged::Skip => last.filter(|last| last.has_its_tree(&index)).map(|last| last.digest),
             WhenUnchanged::Store => None,
         };
         let read = survey.read(repository.keyring.naming(), writer, meter, stored_digest, operation).await;
@@ -187,7 +214,7 @@ impl<'w> Upload<'w> {
             (Err(error), Ok(_)) | (_, Err(error)) => return Err(error),
         };
         operation.check()?;
-        Ok(Self { repository, captured, index, workplace, listed_at, new_packs })
+        Ok(Self { repository, captured, index, put_back, workplace, listed_at, new_packs })
     }
 
     /// Whether this machine's last snapshot is there and holds the very same, so that there is nothing to commit.
@@ -195,12 +222,29 @@ impl<'w> Upload<'w> {
         self.captured.root.is_none()
     }
 
-    /// Writes the manifest: from here on the snapshot exists.
+    /// What to say of what the store has lost: how much of it this machine could store again.
+    fn healing(&self) -> impl Iterator<Item = String> {
+        let cut = self.put_back.iter().map(|key| format!("{key} had been cut, and was stored again"));
+        let lost = self.index.lost.len() as u64;
+        let lost = (lost > 0).then(|| {
+            let healed = self.captured.healed;
+            let rest = match lost - healed {
+                0 => String::new(),
+                rest => {
+                    format!("; {rest} are not on this machine any more, run verify to see which files are affected")
+                }
+            };
+            format!("packs were damaged or missing: {healed} of the {lost} pieces in them were stored again{rest}")
+        });
+        cut.chain(lost)
+    }
+
+    /// Writes the manifest: from here on the snapshot exists. `shrunk` marks a state that has lost most of its files.
     ///
     /// # Errors
     /// Those of the store; a retryable `NETWORK` when another machine deleted meanwhile what this push relied on.
-    pub(super) async fn commit(&mut self, trigger: Trigger) -> Result<SnapshotId> {
-        let id = self.write(&Origin::Taken(trigger)).await?;
+    pub(super) async fn commit(&mut self, trigger: Trigger, shrunk: bool) -> Result<SnapshotId> {
+        let id = self.write(&Origin::Taken(trigger), shrunk).await?;
         self.remember(Some(&id));
         Ok(id)
     }
@@ -210,10 +254,10 @@ impl<'w> Upload<'w> {
     /// # Errors
     /// Those of [`Upload::commit`].
     pub(super) async fn commit_import(&mut self, from: &LegacyId) -> Result<SnapshotId> {
-        self.write(&Origin::Imported(from)).await
+        self.write(&Origin::Imported(from), false).await
     }
 
-    async fn write(&mut self, origin: &Origin<'_>) -> Result<SnapshotId> {
+    async fn write(&mut self, origin: &Origin<'_>, shrunk: bool) -> Result<SnapshotId> {
         let took_long = |took: Duration| took > TRUST_LISTING;
         // The monotonic clock stands still while some machines sleep, the other one may be set back.
         if took_long(self.listed_at.0.elapsed()) || self.listed_at.1.elapsed().is_ok_and(took_long) {
@@ -223,7 +267,7 @@ impl<'w> Upload<'w> {
             return Err(Error::config("encrypt", "is false, but another machine has just turned encryption on")
                 .advise("remove `encrypt: false`"));
         }
-        write_manifest(&self.repository, self.workplace, origin, &self.captured).await
+        write_manifest(&self.repository, self.workplace, origin, shrunk, &self.captured).await
     }
 
     /// Remembers what was read, and the snapshot made of it. A cache that fails costs time only.
@@ -232,7 +276,8 @@ impl<'w> Upload<'w> {
         cache.attempt(|cache| {
             self.captured.remember(cache)?;
             let Some(id) = snapshot.filter(|id| !id.is_safety()) else { return Ok(()) };
-            let last = LastSnapshot { id: id.to_string(), digest: self.captured.digest.clone() };
+            let tree = self.captured.tree_chunks.iter().map(ToString::to_string).collect();
+            let last = LastSnapshot { id: id.to_string(), digest: self.captured.digest.clone(), tree };
             let bytes = serde_json::to_vec(&last).map_err(|error| Error::new(Code::Io, error.to_string()))?;
             cache.put_objects([(LAST_SNAPSHOT.to_owned(), &bytes[..])])
         });
@@ -246,14 +291,6 @@ pub(super) enum WhenUnchanged {
     Skip,
     /// Store its tree all the same: there will be one.
     Store,
-}
-
-/// The digest of this machine's last snapshot, if that is still listed.
-fn last_digest(workplace: &Workplace, repository: &Repository) -> Option<String> {
-    let last: LastSnapshot = serde_json::from_slice(&workplace.cache.object(LAST_SNAPSHOT)?).ok()?;
-    // Once encryption is on, a plain snapshot is no reason not to take a sealed one.
-    let is_as_new_ones = !repository.keyring.accepts(&format!("{}/manifest.json", last.id));
-    (is_as_new_ones && repository.contents.has_snapshot(&last.id)).then_some(last.digest)
 }
 
 /// Packs that an interrupted run has uploaded, as far as the store has them whole and no index object names them.
@@ -296,6 +333,7 @@ async fn write_manifest(
     repository: &Repository,
     workplace: &Workplace,
     origin: &Origin<'_>,
+    shrunk: bool,
     captured: &Captured,
 ) -> Result<SnapshotId> {
     let tree =
@@ -325,6 +363,7 @@ async fn write_manifest(
         bytes: captured.bytes,
         exceptions: captured.exceptions.len() as u64,
         first_exceptions: captured.exceptions.iter().take(LISTED_EXCEPTIONS).cloned().collect(),
+        shrunk,
         imported_from,
         tree,
     };

@@ -3,7 +3,7 @@
 //! Nothing of the state is touched before everything that is to come lies staged and checked beside it. What neither
 //! the safety snapshot nor the restored one holds is left alone, or set aside where it is in the way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,11 +13,12 @@ use super::plan::{Databases, Plan, Saved, ThisMachine, Wanted};
 use super::push::{Upload, WhenUnchanged};
 use super::snapshot::Snapshot;
 use super::workplace::Workplace;
-use super::{Meter, Operation, RollbackOptions, RollbackReport, Trigger};
+use super::{Exception, Meter, Operation, RollbackOptions, RollbackReport, Trigger};
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
 use crate::repository::open::{IfMissing, Repository};
-use crate::repository::tree::Entry;
+use crate::repository::restore::lost_files;
+use crate::repository::tree::{Entry, Kind};
 use crate::state::database::{self, Exclusive};
 use crate::state::openclaw_config::CONFIG_FILE;
 use crate::state::places::Places;
@@ -58,7 +59,7 @@ pub async fn prepare(target: &Target, options: RollbackOptions, operation: &Oper
         return Ok(staged.report());
     }
     let report = staged.report();
-    let prepared = Prepared { snapshot: report.snapshot.clone(), paths: options.paths };
+    let prepared = Prepared { snapshot: report.snapshot.clone(), paths: options.paths, partial: options.partial };
     let bytes = serde_json::to_vec(&prepared).map_err(|error| Error::new(Code::Io, error.to_string()))?;
     write_durably(&workplace.folder.path(PREPARED), &bytes)?;
     Ok(report)
@@ -73,9 +74,9 @@ pub async fn prepare(target: &Target, options: RollbackOptions, operation: &Oper
 pub async fn apply_prepared(target: &Target, operation: &Operation) -> Result<Option<RollbackReport>> {
     let workplace = Workplace::open(target, "rollback").await?;
     operation.check()?;
-    let Some(Prepared { snapshot, paths }) = Prepared::read(&workplace) else { return Ok(None) };
+    let Some(Prepared { snapshot, paths, partial }) = Prepared::read(&workplace) else { return Ok(None) };
     // Should this run not come to its end, the next one finds a journal or nothing.
-    let options = RollbackOptions { snapshot, paths, plan_only: false };
+    let options = RollbackOptions { snapshot, paths, plan_only: false, partial };
     let goal = Goal::find(target, &workplace, &options, operation).await?;
     let staged = goal.stage(target, &workplace, Databases::Overwrite, operation).await;
     let _ = fs::remove_file(workplace.folder.path(PREPARED));
@@ -137,7 +138,7 @@ pub async fn restore_if_empty(target: &Target, operation: &Operation) -> Result<
         return Ok(None);
     }
     let workplace = Workplace::open(target, "restore").await?;
-    let options = RollbackOptions { snapshot: "latest".into(), paths: Vec::new(), plan_only: false };
+    let options = RollbackOptions { snapshot: "latest".into(), paths: Vec::new(), plan_only: false, partial: false };
     let goal = match Goal::find(target, &workplace, &options, operation).await {
         Err(error) if error.code() == Code::NotFound && error.context().snapshot.is_none() => return Ok(None),
         goal => goal?,
@@ -145,7 +146,11 @@ pub async fn restore_if_empty(target: &Target, operation: &Operation) -> Result<
     let mut live = look(target, &workplace, &goal.repository, operation).await?;
     let mut plan = goal.plan(target, &live, Databases::Overwrite)?;
     plan.spare_everything();
-    let swap = goal.stage_plan(&workplace, &plan, operation).await?;
+    let (swap, lost) = goal.stage_plan(&workplace, &plan, operation).await?;
+    if !lost.is_empty() {
+        swap.discard();
+        return Err(lost_files(&lost).in_snapshot(&goal.snapshot.id));
+    }
     let saved = Saved::of(&mut live);
     let machine = goal.machine(target);
     let id = goal.snapshot.id;
@@ -188,6 +193,7 @@ fn has_no_agent_content(places: &Places) -> bool {
 struct Prepared {
     snapshot: String,
     paths: Vec<String>,
+    partial: bool,
 }
 
 impl Prepared {
@@ -203,6 +209,10 @@ struct Goal {
     filter: PathFilter,
     /// Where what is in it goes on this machine.
     places: Places,
+    /// Whether files that cannot be restored are left as they are.
+    partial: bool,
+    /// Those files.
+    lost: Vec<Exception>,
 }
 
 impl Goal {
@@ -222,7 +232,23 @@ impl Goal {
         }
         let mut places = workplace.places.clone();
         places.make_room_for(&snapshot.entries);
-        Ok(Self { repository, snapshot, filter, places })
+        let mut goal = Self { repository, snapshot, filter, places, partial: options.partial, lost: Vec::new() };
+        if goal.partial {
+            let lost = goal.snapshot.lost();
+            goal.do_without(lost);
+        }
+        Ok(goal)
+    }
+
+    /// Leaves these files as they are, like all that the snapshot could not hold.
+    fn do_without(&mut self, lost: Vec<Exception>) {
+        let reasons: HashMap<&str, &str> = lost.iter().map(|lost| (&*lost.path, &*lost.reason)).collect();
+        for entry in &mut self.snapshot.entries {
+            if let Some(reason) = reasons.get(entry.path.as_str()) {
+                *entry = Entry::new(entry.path.as_str(), Kind::Exception, 0, 0).with_target(*reason);
+            }
+        }
+        self.lost.extend(lost);
     }
 
     fn plan(&self, target: &Target, live: &Captured, databases: Databases) -> Result<Plan> {
@@ -240,6 +266,9 @@ impl Goal {
         snapshot.check_available(&plan.stage)?;
         // Before the others, which may be many.
         plan.warnings.splice(0..0, snapshot.caution());
+        let lost = self.lost.iter().filter(|lost| self.filter.matches(&lost.path));
+        let left = lost.map(|lost| format!("{} cannot be restored and is left as it is: {}", lost.path, lost.reason));
+        plan.warnings.extend(left);
         Ok(plan)
     }
 
@@ -254,14 +283,14 @@ impl Goal {
 
     /// Takes the safety snapshot and stages what is to come.
     async fn stage(
-        self,
+        mut self,
         target: &Target,
         workplace: &Workplace,
         databases: Databases,
         operation: &Operation,
     ) -> Result<Staged> {
         let mut upload = Upload::start(target, workplace, WhenUnchanged::Store, operation).await?;
-        let plan = self.plan(target, &upload.captured, databases)?;
+        let mut plan = self.plan(target, &upload.captured, databases)?;
         let mut safety = None;
         if !plan.is_empty() {
             if databases == Databases::Move {
@@ -274,20 +303,38 @@ impl Goal {
                 };
                 blocking(look).await?;
             }
-            safety = Some(upload.commit(Trigger::BeforeRollback).await?.to_string());
+            safety = Some(upload.commit(Trigger::BeforeRollback, false).await?.to_string());
         }
-        let swap = self.stage_plan(workplace, &plan, operation).await?;
+        let swap = loop {
+            let (swap, lost) = self.stage_plan(workplace, &plan, operation).await?;
+            if lost.is_empty() {
+                break swap;
+            }
+            if !self.partial {
+                swap.discard();
+                return Err(lost_files(&lost).in_snapshot(&self.snapshot.id));
+            }
+            // What is staged stays; the plan has fewer files each time.
+            self.do_without(lost);
+            plan = self.plan(target, &upload.captured, databases)?;
+        };
         let saved = Saved::of(&mut upload.captured);
         let machine = self.machine(target);
         Ok(Staged { id: self.snapshot.id, plan, swap, saved, safety, databases, machine })
     }
 
-    async fn stage_plan(&self, workplace: &Workplace, plan: &Plan, operation: &Operation) -> Result<Swap> {
+    /// Stages what the plan wants; gives also the files that cannot be.
+    async fn stage_plan(
+        &self,
+        workplace: &Workplace,
+        plan: &Plan,
+        operation: &Operation,
+    ) -> Result<(Swap, Vec<Exception>)> {
         let (places, folder, wanted) = (self.places.clone(), workplace.folder.clone(), plan.stage.clone());
         let (swap, lacking) = blocking(move || Swap::prepare(&places, &folder, &wanted)).await?;
         let staged = fetch(self, lacking, &swap, operation).await;
-        match staged.and_then(|()| operation.check()) {
-            Ok(()) => Ok(swap),
+        match staged.and_then(|lost| operation.check().map(|()| lost)) {
+            Ok(lost) => Ok((swap, lost)),
             Err(error) => {
                 swap.discard();
                 Err(error.in_snapshot(&self.snapshot.id))
@@ -362,15 +409,16 @@ impl Staged {
 }
 
 /// Writes what is to come into the staging folders, checked.
-async fn fetch(goal: &Goal, entries: Vec<Entry>, swap: &Swap, operation: &Operation) -> Result<()> {
+async fn fetch(goal: &Goal, entries: Vec<Entry>, swap: &Swap, operation: &Operation) -> Result<Vec<Exception>> {
     let meter = Arc::new(Meter::new(operation, "stage", 0, 0));
     let mut by_folder: BTreeMap<PathBuf, Vec<Entry>> = BTreeMap::new();
     for entry in entries {
         by_folder.entry(swap.staging_of(&entry.path)).or_default().push(entry);
     }
+    let mut lost = Vec::new();
     for (folder, entries) in by_folder {
         create_private_dir(&folder)?;
-        goal.snapshot.restore(&goal.repository, entries, &folder, Arc::clone(&meter), operation).await?;
+        lost.extend(goal.snapshot.restore(&goal.repository, entries, &folder, Arc::clone(&meter), operation).await?);
     }
-    Ok(())
+    Ok(lost)
 }

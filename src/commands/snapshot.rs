@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::list::{Selected, select};
-use super::{Meter, Operation};
+use super::{Exception, Meter, Operation};
 use crate::config::Target;
 use crate::error::Result;
 use crate::repository::index::Index;
@@ -46,9 +46,8 @@ impl Snapshot {
     ) -> Result<Self> {
         match select(repository, text, operation).await? {
             Selected::Current(id, summary) => {
-                let index = Arc::new(repository.load_index().await?);
-                let read = repository.read_tree(&index, &summary.tree, operation).await;
-                let (entries, _) = read.map_err(|error| error.in_snapshot(id.as_str()))?;
+                let read = repository.read_snapshot(&summary.tree, operation).await;
+                let (index, entries) = read.map_err(|error| error.in_snapshot(id.as_str()))?;
                 let (former_state_dir, held) = (summary.state_dir.map(PathBuf::from), summary.places);
                 Ok(Self { id: id.to_string(), entries, former_state_dir, held, content: Content::Packs(index) })
             }
@@ -90,7 +89,16 @@ impl Snapshot {
         }
     }
 
-    /// Writes `entries`, ordered by path, into the directory `root`, checked.
+    /// The files of which the repository is known to lack a part.
+    pub(super) fn lost(&self) -> Vec<Exception> {
+        let Content::Packs(index) = &self.content else { return Vec::new() };
+        let lost = self.entries.iter().filter(|entry| entry.chunks().any(|chunk| index.find(chunk).is_none()));
+        let reason = "the repository lacks a part of its content";
+        lost.map(|entry| Exception { path: entry.path.clone(), reason: reason.into() }).collect()
+    }
+
+    /// Writes `entries`, ordered by path, into the directory `root`, checked; gives those that cannot be written as they were
+    /// stored.
     ///
     /// # Errors
     /// Those of [`Repository::restore`] and [`Source::restore`].
@@ -101,10 +109,10 @@ impl Snapshot {
         root: &Path,
         meter: Arc<Meter>,
         operation: &Operation,
-    ) -> Result<()> {
+    ) -> Result<Vec<Exception>> {
         match &self.content {
             Content::Packs(index) => repository.restore(index, entries, root, meter, operation).await,
-            Content::Legacy(source) => source.restore(entries, root, meter, operation).await,
+            Content::Legacy(source) => source.restore(entries, root, meter, operation).await.map(|()| Vec::new()),
         }
     }
 }

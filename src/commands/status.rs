@@ -1,13 +1,17 @@
 //! `status`: where backups stand.
 
+use super::drill::Record;
 use super::list::{Summaries, info, summaries};
-use super::prune::hidden_snapshots;
+use super::prune::{hidden_snapshots, own_snapshots, shrink};
 use super::workplace::cache_for_reading;
-use super::{Operation, StatusOptions, StatusReport, cost};
+use super::{Operation, Shrink, StatusOptions, StatusReport, cost};
 use crate::config::{Endpoint, Target};
 use crate::error::Result;
+use crate::repository::id::SnapshotId;
+use crate::repository::manifest::Summary;
 use crate::repository::open::{IfMissing, Repository};
 use crate::state::places::Places;
+use crate::state::private::PrivateFolder;
 use crate::state::rules::Rules;
 use crate::state::scan::scan;
 use crate::store::{Deletion, Hidden, Lifecycle};
@@ -44,6 +48,10 @@ pub async fn status(target: &Target, options: &StatusOptions, operation: &Operat
         }
         _ => None,
     };
+    let (shrunk, record) = {
+        let (target, readable) = (target.clone(), readable.clone());
+        blocking(move || Ok((shrunk(&target, &readable), Record::read(&target)))).await?
+    };
     Ok(StatusReport {
         location: store.location(),
         encrypted: target.encrypt,
@@ -53,11 +61,21 @@ pub async fn status(target: &Target, options: &StatusOptions, operation: &Operat
         stored_bytes: contents.bytes,
         objects: contents.objects,
         left_out: scanning.await?,
+        shrunk,
+        proven: record.proven,
+        failed: record.failed.filter(|failed| contents.has_snapshot(&failed.snapshot)),
         hidden,
         deletion,
         warnings,
         cost,
     })
+}
+
+/// Whether the state had lost most of its files at this machine's last snapshot.
+fn shrunk(target: &Target, readable: &[(SnapshotId, Summary)]) -> Option<Shrink> {
+    let folder = PrivateFolder::existing(&target.state_dir)?;
+    let own = own_snapshots(readable, folder.known_machine_id()?);
+    shrink(&own, folder.accepted_shrink().as_deref(), None)
 }
 
 /// What the owner of the bucket should look after.

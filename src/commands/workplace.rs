@@ -32,6 +32,7 @@ impl Workplace {
             let folder = PrivateFolder::open(&target.state_dir)?;
             let lock = folder.lock(verb)?;
             folder.remove_leftovers()?;
+            folder.remove_scratch()?;
             let recovered = swap::recover(&target.state_dir, &folder)?;
             // Not before: an interrupted rollback may have left half of a configuration.
             let places = Places::find(&target);

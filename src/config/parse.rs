@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::repository::recovery_code::RecoveryCode;
 use crate::state::openclaw_config::reference_name;
 
-const FIELDS: [&str; 24] = [
+const FIELDS: [&str; 25] = [
     "keyId",
     "applicationKey",
     "bucket",
@@ -30,6 +30,7 @@ const FIELDS: [&str; 24] = [
     "extraPaths",
     "confirmRollback",
     "notifyOnFailure",
+    "restoreDrill",
     "timeouts",
     "addressing",
     "allowInsecureEndpoint",
@@ -143,6 +144,7 @@ impl Target {
                 .collect::<Result<_>>()?,
             confirm_rollback: fields.boolean("confirmRollback", true)?,
             notify_on_failure: fields.boolean("notifyOnFailure", true)?,
+            restore_drill: fields.boolean("restoreDrill", true)?,
             authorize_url: match fields.text("authorizeUrl")? {
                 Some(text) => service_url("authorizeUrl", &text, PlainHttp::Loopback)?,
                 None => DEFAULT_AUTHORIZE_URL.into(),
@@ -614,7 +616,7 @@ mod tests {
         assert_eq!(target.endpoint, Endpoint::BackblazeB2);
         assert_eq!((target.prefix.as_str(), target.schedule.as_str()), ("openclaw-backup", "daily"));
         assert_eq!((target.keep_snapshots, target.encrypt), (10, true));
-        assert_eq!((target.confirm_rollback, target.notify_on_failure), (true, true));
+        assert_eq!((target.confirm_rollback, target.notify_on_failure, target.restore_drill), (true, true, true));
         assert_eq!(target.timeouts, Timeouts::default());
         assert_eq!(target.authorize_url, "https://api.backblazeb2.com/b2api/v3/b2_authorize_account");
         assert_eq!(target.region, None);
@@ -628,7 +630,7 @@ mod tests {
             "region": "eu-central-003", "prefix": "/a/b/", "schedule": "6h", "encrypt": false, "keepSnapshots": 3.0,
             "endpoint": "https://s3.example.org/", "passphrase": " any text ", "keyFile": "/k", "retention": { "daily": 7, "maxAgeDays": 90 },
             "include": ["media/**"], "exclude": ["*.log"], "extraPaths": ["/srv/x/"], "confirmRollback": false,
-            "notifyOnFailure": false, "timeouts": { "stallMs": 1500 }, "authorizeUrl": "http://127.0.0.1:9000",
+            "notifyOnFailure": false, "restoreDrill": false, "timeouts": { "stallMs": 1500 }, "authorizeUrl": "http://127.0.0.1:9000",
             "objectLockDays": 30, "addressing": "virtual", "allowInsecureEndpoint": false,
         }));
         assert_eq!(target.object_lock, Some(Duration::from_hours(720)));
@@ -640,7 +642,7 @@ mod tests {
         assert_eq!(target.retention, Retention { daily: 7, max_age_days: Some(90), ..Retention::default() });
         assert_eq!(target.extra_paths, [PathBuf::from("/srv/x")]);
         assert_eq!(target.timeouts, Timeouts { stall: Duration::from_millis(1500), ..Timeouts::default() });
-        assert_eq!((target.confirm_rollback, target.notify_on_failure), (false, false));
+        assert_eq!((target.confirm_rollback, target.notify_on_failure, target.restore_drill), (false, false, false));
     }
 
     #[test]

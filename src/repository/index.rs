@@ -4,7 +4,7 @@
 //! ones: a condemned pack still serves reads, but no push may rely on it, so that it can be deleted once every push
 //! that might already have done so is over.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use minicbor::{Decode, Encode};
 
@@ -14,7 +14,7 @@ use super::seal::{HEADER_LENGTH, Header, MasterKey, Role, open_object, seal_obje
 use crate::error::{Error, Result};
 
 /// The most bytes that an index object may take in memory.
-const MAX_INDEX: usize = 256 << 20;
+const MAX_INDEX: usize = 64 << 20;
 /// Chunks after which a writer starts another index object: about 5 MB stored.
 pub const INDEX_TARGET_CHUNKS: usize = 256 << 10;
 
@@ -34,7 +34,7 @@ pub struct FrameEntry {
     #[n(1)]
     pub length: u32,
     /// Content bytes of each chunk.
-    #[n(2)]
+    #[cbor(n(2), with = "chunk_lengths")]
     chunk_lengths: Vec<u32>,
     /// The ids of the chunks, 16 bytes each, put together.
     #[cbor(n(3), with = "minicbor::bytes")]
@@ -118,6 +118,9 @@ pub struct IndexObject {
     /// Packs that wait for their deletion.
     #[n(1)]
     pub condemned: Vec<PackEntry>,
+    /// Packs in which a reader found damage: no push relies on them, and reads take what they can from others.
+    #[cbor(n(2), with = "pack_ids", has_nil)]
+    pub damaged: Vec<PackId>,
 }
 
 impl IndexObject {
@@ -211,14 +214,20 @@ pub struct Location {
 /// What all index objects say together.
 #[derive(Debug, Default)]
 pub struct Index {
-    /// The packs, each once: first the live ones, then the condemned, both ordered by id.
+    /// The packs, each once: first the live ones, then the condemned, then those in which damage was found; each of these
+    /// ordered by id.
     pub packs: Vec<IndexedPack>,
     by_pack: HashMap<PackId, u32>,
     chunks: HashMap<ChunkId, Location>,
     /// Live packs that the store does not have, or not whole.
     pub absent: Vec<PackId>,
-    /// What is wrong with index objects that could not be read, one sentence each.
+    /// Chunks that only an absent or a damaged pack holds: a push that meets one stores it anew.
+    pub lost: HashSet<ChunkId>,
+    /// What is wrong with index objects that could not be read, one sentence each, and with packs that were read in their
+    /// stead.
     pub unreadable: Vec<String>,
+    /// Those index objects among them whose bytes are not what was sealed.
+    pub damaged_objects: Vec<IndexId>,
     /// Packs whose entries were read from the packs themselves, because index objects were lost.
     pub recovered: Vec<PackId>,
     /// Whether plain packs serve reads alone: the repository is encrypted by now.
@@ -232,34 +241,50 @@ pub struct IndexedPack {
     pub entry: PackEntry,
     /// Whether some index object condemns it: then it serves reads alone.
     pub condemned: bool,
+    /// Whether a reader found damage in it: then it serves reads where nothing else does.
+    pub damaged: bool,
+}
+
+impl IndexedPack {
+    /// Whether a push may rely on it.
+    #[must_use]
+    pub fn is_reliable(&self) -> bool {
+        !self.condemned && !self.damaged
+    }
 }
 
 impl Index {
     /// Puts together what all objects say. `usable` tells whether the store has a pack, whole.
     ///
-    /// A pack that any object condemns is condemned. A chunk is found in a live pack if one has it, and of several in
-    /// the one with the smallest id: every machine sees the same, whatever the order of the objects.
+    /// A pack that any object condemns is condemned, and one that any object calls damaged is damaged. A chunk is found in
+    /// a live pack if one has it, and of several in the one with the smallest id: every machine sees the same, whatever the
+    /// order of the objects.
     #[must_use]
     pub fn new(objects: impl IntoIterator<Item = IndexObject>, usable: impl Fn(&PackEntry) -> bool) -> Self {
         let mut packs: BTreeMap<PackId, IndexedPack> = BTreeMap::new();
-        let mut absent = BTreeSet::new();
+        let (mut absent, mut damaged) = (BTreeSet::new(), HashSet::new());
+        let mut lost = HashSet::new();
         for object in objects {
-            let live = object.live.into_iter().map(|entry| IndexedPack { entry, condemned: false });
-            let condemned = object.condemned.into_iter().map(|entry| IndexedPack { entry, condemned: true });
-            for pack in live.chain(condemned) {
-                let condemned = pack.condemned;
-                if !usable(&pack.entry) {
-                    if !condemned {
-                        absent.insert(pack.entry.id);
-                    }
-                    continue;
+            damaged.extend(object.damaged);
+            let live = object.live.into_iter().map(|entry| (entry, false));
+            let condemned = object.condemned.into_iter().map(|entry| (entry, true));
+            for (entry, condemned) in live.chain(condemned) {
+                if usable(&entry) {
+                    let pack = packs.entry(entry.id).or_insert(IndexedPack { entry, condemned, damaged: false });
+                    pack.condemned |= condemned;
+                } else if !condemned {
+                    lost.extend(entry.chunk_ids());
+                    absent.insert(entry.id);
                 }
-                packs.entry(pack.entry.id).or_insert(pack).condemned |= condemned;
             }
         }
         let absent = absent.into_iter().collect();
         let mut index = Self { packs: packs.into_values().collect(), absent, ..Self::default() };
-        index.packs.sort_by_key(|pack| pack.condemned);
+        for pack in index.packs.iter_mut().filter(|pack| damaged.contains(&pack.entry.id)) {
+            pack.damaged = true;
+            lost.extend(pack.entry.chunk_ids());
+        }
+        index.packs.sort_by_key(|pack| (pack.damaged, pack.condemned));
         for (number, IndexedPack { entry, .. }) in index.packs.iter().enumerate() {
             let pack = number as u32;
             index.by_pack.insert(entry.id, pack);
@@ -270,6 +295,8 @@ impl Index {
                 }
             }
         }
+        lost.retain(|chunk| !index.has_live(*chunk));
+        index.lost = lost;
         index
     }
 
@@ -285,10 +312,11 @@ impl Index {
         self.chunks.get(&id).is_some_and(|at| self.is_live(&self.packs[at.pack as usize]))
     }
 
-    /// Whether a push may rely on the pack: nobody condemned it, and it is sealed where everything new is.
+    /// Whether a push may rely on the pack: nobody condemned it or found damage in it, and it is sealed where everything new
+    /// is.
     #[must_use]
     pub fn is_live(&self, pack: &IndexedPack) -> bool {
-        !(pack.condemned || self.sealed && pack.entry.is_plain())
+        pack.is_reliable() && !(self.sealed && pack.entry.is_plain())
     }
 
     /// The pack with this name.
@@ -323,6 +351,62 @@ mod bytes16 {
     }
 }
 
+mod chunk_lengths {
+    //! The lengths of a frame's chunks, as many as a frame may have: a few stored bytes must not become many in memory.
+    use super::pack::MAX_FRAME_CHUNKS;
+    use minicbor::{Decoder, Encode, Encoder};
+
+    pub fn encode<C, W: minicbor::encode::Write>(
+        lengths: &Vec<u32>,
+        encoder: &mut Encoder<W>,
+        context: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        lengths.encode(encoder, context)
+    }
+
+    pub fn decode<C>(decoder: &mut Decoder<'_>, _: &mut C) -> Result<Vec<u32>, minicbor::decode::Error> {
+        let lengths = decoder.array_iter::<u32>()?.take(MAX_FRAME_CHUNKS + 1).collect::<Result<Vec<_>, _>>()?;
+        if (1..=MAX_FRAME_CHUNKS).contains(&lengths.len()) {
+            Ok(lengths)
+        } else {
+            Err(minicbor::decode::Error::message("a frame has 1 to 65,536 chunks"))
+        }
+    }
+}
+
+mod pack_ids {
+    //! Ids of packs as one CBOR byte string, 16 bytes each. An empty list at the end of an array is left out.
+    use super::PackId;
+    use minicbor::{Decoder, Encoder};
+
+    pub fn encode<C, W: minicbor::encode::Write>(
+        ids: &[PackId],
+        encoder: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        let joined: Vec<u8> = ids.iter().flat_map(|id| id.0).collect();
+        encoder.bytes(&joined)?.ok()
+    }
+
+    pub fn decode<C>(decoder: &mut Decoder<'_>, _: &mut C) -> Result<Vec<PackId>, minicbor::decode::Error> {
+        let (ids, rest) = decoder.bytes()?.as_chunks::<16>();
+        if !rest.is_empty() {
+            return Err(minicbor::decode::Error::message("a pack id has 16 bytes"));
+        }
+        Ok(ids.iter().map(|id| PackId(*id)).collect())
+    }
+
+    #[allow(clippy::ptr_arg)] // the derived code passes it so
+    pub fn is_nil(ids: &Vec<PackId>) -> bool {
+        ids.is_empty()
+    }
+
+    #[allow(clippy::unnecessary_wraps)] // that is the signature the derived code calls
+    pub fn nil() -> Option<Vec<PackId>> {
+        Some(Vec::new())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::id::{hex, unhex};
@@ -341,7 +425,11 @@ mod tests {
 
     #[test]
     fn an_index_object_reads_back_when_sealed_and_when_cached() {
-        let object = IndexObject { live: vec![pack(1, &[1, 2])], condemned: vec![pack(2, &[3])] };
+        let object = IndexObject {
+            live: vec![pack(1, &[1, 2])],
+            condemned: vec![pack(2, &[3])],
+            damaged: vec![PackId([1; 16])],
+        };
         let key = MasterKey::from_parts(MasterKeyId([1; 16]), [2; 32]);
         let (id, stored, cached) = object.seal(&key).unwrap();
         let opened = open_index(id, &stored, |_, _| Ok(&key)).unwrap();
@@ -355,11 +443,11 @@ mod tests {
     }
 
     fn live(packs: &[PackEntry]) -> IndexObject {
-        IndexObject { live: packs.to_vec(), condemned: vec![] }
+        IndexObject { live: packs.to_vec(), ..IndexObject::default() }
     }
 
     fn condemned(packs: &[PackEntry]) -> IndexObject {
-        IndexObject { live: vec![], condemned: packs.to_vec() }
+        IndexObject { condemned: packs.to_vec(), ..IndexObject::default() }
     }
 
     /// Computed by the second implementation in Python that `docs/format.md` describes.
@@ -374,7 +462,7 @@ mod tests {
             frames: vec![FrameEntry::new(60, 43, &chunks)],
             header: header.to_bytes().to_vec(),
         };
-        let object = IndexObject { live: vec![pack], condemned: vec![] };
+        let object = IndexObject { live: vec![pack], ..IndexObject::default() };
         let known = "82818450abababababababababababababababab187b8184183c182b8206085820f6c8eb8edd5efaa58ba6b080af365b\
                      183ff1c3a721ca7f2e1aa55bcbd2d952e758384f42324201010100111111111111111111111111111111113333333333\
                      33333333333333333333333333333333333333333333333333333380";
@@ -411,10 +499,21 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_pack_is_read_only_where_no_other_has_the_chunk_and_is_never_relied_on() {
+        let marks = IndexObject { damaged: vec![PackId([1; 16])], ..IndexObject::default() };
+        let index =
+            Index::new([marks, live(&[pack(1, &[7, 8]), pack(2, &[7])]), condemned(&[pack(3, &[8])])], |_| true);
+        let holder = |chunk: u8| index.packs[index.find(ChunkId([chunk; 16])).unwrap().pack as usize].entry.id;
+        assert_eq!((holder(7), holder(8)), (PackId([2; 16]), PackId([3; 16])));
+        assert!(index.has_live(ChunkId([7; 16])) && !index.has_live(ChunkId([8; 16])));
+        assert_eq!(index.lost, HashSet::from([ChunkId([8; 16])]));
+    }
+
+    #[test]
     fn a_frame_outside_its_pack_is_refused() {
         let mut outside = pack(1, &[1]);
         outside.frames[0].offset = 950;
-        let object = IndexObject { live: vec![outside], condemned: vec![] };
+        let object = IndexObject { live: vec![outside], ..IndexObject::default() };
         assert!(IndexObject::from_compressed(&object.to_compressed().unwrap(), "index/x").is_err());
     }
 
@@ -439,7 +538,7 @@ mod tests {
             let chunk_ids = if whole { vec![7; 16 * chunk_lengths.len()] } else { chunk_ids };
             let frame = FrameEntry { offset, length, chunk_lengths, chunk_ids };
             let pack = PackEntry { id: PackId([1; 16]), size, frames: vec![frame], header: Vec::new() };
-            let object = IndexObject { live: vec![], condemned: vec![pack] };
+            let object = IndexObject { condemned: vec![pack], ..IndexObject::default() };
             if let Ok(read) = IndexObject::from_compressed(&object.to_compressed().unwrap(), "index/x") {
                 prop_assert_eq!(&read, &object);
                 let frame = &read.condemned[0].frames[0];
@@ -450,7 +549,7 @@ mod tests {
 
         #[test]
         fn a_changed_byte_of_an_opened_index_never_panics(at in any::<proptest::sample::Index>(), byte in any::<u8>()) {
-            let object = IndexObject { live: vec![pack(1, &[1, 2])], condemned: vec![pack(2, &[3])] };
+            let object = IndexObject { live: vec![pack(1, &[1, 2])], condemned: vec![pack(2, &[3])], damaged: vec![PackId([1; 16])] };
             let mut plain = minicbor::to_vec(&object).unwrap();
             let at = at.index(plain.len());
             plain[at] = byte;

@@ -50,6 +50,9 @@ pub struct Summary {
     /// The snapshot of 0.1.x that it was made of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imported_from: Option<String>,
+    /// Whether the state had lost most of its files: until the owner agrees, its machine prunes nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shrunk: bool,
     /// Where the tree starts.
     pub tree: Root,
 }
@@ -174,6 +177,7 @@ mod tests {
             exceptions: 1,
             first_exceptions: vec![Exception { path: "a".into(), reason: "b".into() }],
             imported_from: None,
+            shrunk: true,
             tree: Root { depth: 0, chunks: vec![ChunkId([6; 16])] },
         }
     }
@@ -215,6 +219,7 @@ mod tests {
             bytes: 14,
             exceptions: 0,
             first_exceptions: Vec::new(),
+            shrunk: false,
             tree: Root { depth: 0, chunks: vec![key.chunk_hasher().id(b"attack")] },
             ..summary()
         };

@@ -24,7 +24,7 @@ use crate::task::blocking;
 /// The largest key slot that is read.
 pub(super) const MAX_SLOT: u64 = 64 << 10;
 /// The largest index object that is read.
-const MAX_INDEX_OBJECT: u64 = 128 << 20;
+const MAX_INDEX_OBJECT: u64 = 64 << 20;
 /// How often an index that changes under the reader is listed again before giving up.
 const INDEX_ATTEMPTS: usize = 5;
 
@@ -53,6 +53,15 @@ pub enum IfMissing {
     ReadAsEmpty,
     /// Make its key slots. Where there are some, those of configured secrets that have none are made too.
     Create,
+}
+
+/// When to read packs that no index object names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unnamed {
+    /// Where index objects are damaged, or there are none.
+    IfDamaged,
+    /// Now.
+    Read,
 }
 
 impl Repository {
@@ -360,6 +369,47 @@ impl Repository {
         Ok(())
     }
 
+    /// What is wrong with stored key slots, by their keys. Others may open the repository all the same. A slot is never
+    /// changed: one that is not as `remembered` is damaged.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn damaged_slots(&self, remembered: &HashMap<String, Vec<u8>>) -> Result<Vec<(String, Error)>> {
+        let mut damaged = Vec::new();
+        for (id, object) in &self.contents.slots {
+            let key = slot_key(*id);
+            let bytes = self.get_bounded(&key, object.size, MAX_SLOT).await;
+            let slot = bytes.and_then(|bytes| match remembered.get(&key) {
+                Some(known) if *known != bytes => Err(Error::corrupt(&key, "its bytes were changed")),
+                _ => Slot::parse(&bytes, *id),
+            });
+            match slot {
+                Err(error) if error.code() == Code::Corrupt => damaged.push((key, error)),
+                Err(error) if error.code() != Code::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(damaged)
+    }
+
+    /// Stores again the manifests and key slots that are not as long as this machine remembers them, and gives their keys.
+    /// They are never changed: they were cut. (What was changed without being cut, `verify` finds.)
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn put_back_what_was_cut(&self) -> Result<Vec<String>> {
+        let manifests = self.contents.snapshots.iter().map(|(id, object)| (id.manifest_key(), object.size));
+        let slots = self.contents.slots.iter().map(|(id, object)| (slot_key(*id), object.size));
+        let mut put_back = Vec::new();
+        for (key, size) in manifests.chain(slots) {
+            if let Some(bytes) = self.remembered(&key).filter(|bytes| bytes.len() as u64 != size) {
+                self.store.put(&key, bytes.into()).await?;
+                put_back.push(key);
+            }
+        }
+        Ok(put_back)
+    }
+
     /// Puts an object into the cache. A cache that fails costs time only.
     pub fn remember(&self, key: String, bytes: &[u8]) {
         if let Some(cache) = &self.cache {
@@ -421,8 +471,21 @@ impl Repository {
     /// # Errors
     /// Those of the store.
     pub async fn load_index(&mut self) -> Result<Index> {
+        self.load_index_with(Unnamed::IfDamaged).await
+    }
+
+    /// [`Repository::load_index`] that reads, whatever it costs, every pack that no index object names: for where one was
+    /// lost without a trace.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn recover_index(&mut self) -> Result<Index> {
+        self.load_index_with(Unnamed::Read).await
+    }
+
+    async fn load_index_with(&mut self, unnamed: Unnamed) -> Result<Index> {
         for _ in 0..INDEX_ATTEMPTS {
-            match self.try_load_index().await {
+            match self.try_load_index(unnamed).await {
                 Err(error) if error.code() == Code::NotFound => self.refresh().await?,
                 result => return result,
             }
@@ -430,30 +493,33 @@ impl Repository {
         Err(Error::new(Code::Network, "the index keeps changing; other machines are pruning").retryable())
     }
 
-    async fn try_load_index(&self) -> Result<Index> {
-        let (mut objects, mut unreadable) = (Vec::new(), Vec::new());
+    async fn try_load_index(&self, unnamed: Unnamed) -> Result<Index> {
+        let (mut objects, mut unreadable, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
         for id in self.contents.indexes.keys() {
             match self.index_object(*id).await {
                 Ok(object) => objects.push(object),
                 Err(error) if matches!(error.code(), Code::Corrupt | Code::WrongKey) => {
                     tracing::warn!(%error, "an index object cannot be read");
+                    damaged.extend((error.code() == Code::Corrupt).then_some(*id));
                     unreadable.push(error.to_string());
                 }
                 Err(error) => return Err(error),
             }
         }
         let mut recovered = Vec::new();
-        if !unreadable.is_empty() || (objects.is_empty() && !self.contents.snapshots.is_empty()) {
+        let is_lost = !unreadable.is_empty() || (objects.is_empty() && !self.contents.snapshots.is_empty());
+        if is_lost || unnamed == Unnamed::Read {
             let packs = self.entries_of_unnamed_packs(&objects, &mut unreadable).await?;
             recovered.extend(packs.iter().map(|pack| pack.id));
-            objects.push(IndexObject { live: packs, condemned: Vec::new() });
+            objects.push(IndexObject { live: packs, ..IndexObject::default() });
         }
         let packs = self.contents.packs.clone();
         let sealed = !self.keyring.is_plain();
         let usable = move |pack: &PackEntry| packs.get(&pack.id).is_some_and(|stored| stored.size == pack.size);
         let build = move || {
             let mut index = Index::new(objects, usable);
-            (index.unreadable, index.recovered, index.sealed) = (unreadable, recovered, sealed);
+            (index.unreadable, index.damaged_objects, index.recovered) = (unreadable, damaged, recovered);
+            index.sealed = sealed;
             Ok(index)
         };
         blocking(build).await

@@ -21,7 +21,7 @@ pub const MAX_FRAME: usize = FRAME_TARGET + MAX_CHUNK;
 /// The largest pack that a reader accepts.
 pub const MAX_PACK: u64 = (PACK_TARGET + 2 * MAX_FRAME) as u64;
 /// The most chunks in a frame: all of them as small as content can be cut, one byte.
-const MAX_FRAME_CHUNKS: usize = 1 << 16;
+pub(super) const MAX_FRAME_CHUNKS: usize = 1 << 16;
 
 /// zstd's level: 3 compresses a state's JSON and text to within 3 % of level 9 in a fifth of the time.
 const COMPRESSION_LEVEL: i32 = 3;
@@ -287,6 +287,30 @@ impl PackEntry {
             Ok(())
         })?;
         Ok(Self { id, size: bytes.len() as u64, frames, header: bytes[..HEADER_LENGTH].to_vec() })
+    }
+}
+
+impl PackEntry {
+    /// The chunks of this entry that the stored bytes of its pack do not give; `key` finds a master key by the header.
+    pub fn lacking<'k>(&self, bytes: &[u8], key: impl FnOnce(&Header, &str) -> Result<&'k MasterKey>) -> Vec<ChunkId> {
+        let mut hasher = None;
+        let opener = PackOpener::new(self.id, &self.header, |header, name| {
+            let key = key(header, name)?;
+            hasher = Some(key.chunk_hasher());
+            Ok(key)
+        });
+        let (Ok(opener), Some(hasher)) = (opener, hasher) else { return self.chunk_ids().collect() };
+        let mut lacking = Vec::new();
+        for (number, place) in self.frames.iter().enumerate() {
+            let start = usize::try_from(place.offset).unwrap_or(usize::MAX);
+            let sealed = bytes.get(start..start.saturating_add(place.length as usize));
+            let frame = sealed.and_then(|sealed| opener.frame(number as u64, sealed).ok());
+            let is_there = |(chunk, id): &(usize, ChunkId)| {
+                frame.as_ref().is_some_and(|frame| frame.chunk(*chunk, *id, &hasher).is_some())
+            };
+            lacking.extend(place.chunk_ids().enumerate().filter(|chunk| !is_there(chunk)).map(|(_, id)| id));
+        }
+        lacking
     }
 }
 

@@ -87,24 +87,47 @@ impl Repository {
     where
         S: Fn(&[(ChunkId, &[u8])]) -> Result<()> + Send + Sync + 'static,
     {
+        self.read_sound_chunks(index, wanted, operation, sink, Arc::new(|_: &[ChunkId], error| Err(error))).await
+    }
+
+    /// [`Repository::read_chunks`] that goes on where chunks are damaged: `damaged` is told which, and why, and may end it.
+    ///
+    /// # Errors
+    /// `CORRUPT` when a chunk is in no index object, those of `sink` and `damaged`, those of the store, `CANCELLED`.
+    pub async fn read_sound_chunks<S, D>(
+        &self,
+        index: &Arc<Index>,
+        wanted: HashSet<ChunkId>,
+        operation: &Operation,
+        sink: Arc<S>,
+        damaged: Arc<D>,
+    ) -> Result<()>
+    where
+        S: Fn(&[(ChunkId, &[u8])]) -> Result<()> + Send + Sync + 'static,
+        D: Fn(&[ChunkId], Error) -> Result<()> + Send + Sync + 'static,
+    {
         let read = |read| {
-            let (repository, index, sink) = (self.clone(), Arc::clone(index), Arc::clone(&sink));
-            async move { repository.read(&index, read, sink).await }
+            let (repository, index) = (self.clone(), Arc::clone(index));
+            let (sink, damaged) = (Arc::clone(&sink), Arc::clone(&damaged));
+            async move { repository.read(&index, read, sink, damaged).await }
         };
         in_parallel(PARALLEL_READS, plan(index, wanted)?.into_iter().map(read), operation, |result| result).await
     }
 
-    async fn read<S>(&self, index: &Arc<Index>, read: Read, sink: Arc<S>) -> Result<()>
+    async fn read<S, D>(&self, index: &Arc<Index>, read: Read, sink: Arc<S>, damaged: Arc<D>) -> Result<()>
     where
         S: Fn(&[(ChunkId, &[u8])]) -> Result<()> + Send + Sync + 'static,
+        D: Fn(&[ChunkId], Error) -> Result<()> + Send + Sync + 'static,
     {
         let pack = &index.packs[read.pack as usize].entry;
         let key = pack_key(pack.id);
-        let gone = |error: Error| match error.code() {
-            Code::NotFound => Error::corrupt(&key, "it was removed").because(error),
-            _ => error,
+        let bytes = match self.store.get_range(&key, read.offset, read.length).await {
+            Err(error) if matches!(error.code(), Code::NotFound | Code::Corrupt) => {
+                let ids: Vec<ChunkId> = read.frames.iter().flat_map(|(_, chunks)| chunks).map(|(_, id)| *id).collect();
+                return damaged(&ids, Error::corrupt(&key, "it was removed, or cut").because(error));
+            }
+            bytes => bytes?,
         };
-        let bytes = self.store.get_range(&key, read.offset, read.length).await.map_err(gone)?;
         let (keyring, index) = (self.keyring.clone(), Arc::clone(index));
         let open = move || {
             let pack = &index.packs[read.pack as usize].entry;
@@ -118,13 +141,21 @@ impl Repository {
             for (number, chunks) in &read.frames {
                 let place = &pack.frames[*number as usize];
                 let start = (place.offset - read.offset) as usize;
-                let frame = opener.frame(u64::from(*number), &bytes[start..start + place.length as usize])?;
+                let frame = match opener.frame(u64::from(*number), &bytes[start..start + place.length as usize]) {
+                    Ok(frame) => frame,
+                    Err(error) => {
+                        damaged(&chunks.iter().map(|(_, id)| *id).collect::<Vec<_>>(), error)?;
+                        continue;
+                    }
+                };
                 let mut contents = Vec::with_capacity(chunks.len());
                 for (chunk, id) in chunks {
-                    let content = frame.chunk(*chunk as usize, *id, &hasher).ok_or_else(|| {
-                        Error::corrupt(&pack_key(pack.id), format!("frame {number} does not hold the chunk {id}"))
-                    })?;
-                    contents.push((*id, content));
+                    if let Some(content) = frame.chunk(*chunk as usize, *id, &hasher) {
+                        contents.push((*id, content));
+                    } else {
+                        let problem = format!("frame {number} does not hold the chunk {id}");
+                        damaged(&[*id], Error::corrupt(&pack_key(pack.id), problem))?;
+                    }
                 }
                 sink(&contents)?;
             }
@@ -171,6 +202,28 @@ impl Repository {
         Ok(stream)
     }
 
+    /// The index, and the file tree below `root`. Where the index lacks something of the snapshot, an index object may have
+    /// been lost: then packs that none names are read for what they hold.
+    ///
+    /// # Errors
+    /// Those of [`Repository::read_tree`]. That content of files is missing is none.
+    pub async fn read_snapshot(&mut self, root: &Root, operation: &Operation) -> Result<(Arc<Index>, Vec<Entry>)> {
+        let index = Arc::new(self.load_index().await?);
+        let read = self.read_tree(&index, root, operation).await;
+        let is_whole = |entries: &[Entry]| entries.iter().flat_map(Entry::chunks).all(|id| index.find(id).is_some());
+        match read {
+            Ok((entries, _)) if is_whole(&entries) => return Ok((index, entries)),
+            Err(error) if error.code() != Code::Corrupt => return Err(error),
+            _ if self.contents.packs.keys().all(|id| index.pack(*id).is_some()) => {
+                return read.map(|(entries, _)| (index, entries));
+            }
+            _ => {}
+        }
+        let index = Arc::new(self.recover_index().await?);
+        let (entries, _) = self.read_tree(&index, root, operation).await?;
+        Ok((index, entries))
+    }
+
     /// The file tree below `root`, each entry checked, and the ids of the chunks that it is itself made of.
     ///
     /// # Errors
@@ -205,7 +258,7 @@ impl Repository {
 ///
 /// # Errors
 /// `UNSAFE_PATH`.
-pub(super) fn check_parents(entries: &[Entry]) -> Result<()> {
+pub(crate) fn check_parents(entries: &[Entry]) -> Result<()> {
     let solid: HashSet<&str> = entries
         .iter()
         .filter(|entry| !matches!(entry.kind, Kind::Directory | Kind::Exception))

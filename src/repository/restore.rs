@@ -3,11 +3,11 @@
 //! Nothing is written outside the directory, whatever the tree says: paths were checked when the tree was read, and
 //! every access goes through a handle of the directory that refuses to leave it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cap_std::ambient_authority;
@@ -19,12 +19,16 @@ use super::index::Index;
 use super::open::Repository;
 use super::read::missing;
 use super::tree::{Entry, Kind};
-use crate::commands::{Meter, Operation};
+use crate::commands::{Exception, Meter, Operation};
 use crate::error::{Code, Error, Result};
 use crate::task::blocking;
 
 /// Room that is left free on the file system beyond what a restore takes.
 const SPARE_BYTES: u64 = 4 << 20;
+/// How many lost files an error names.
+const LISTED_LOST: usize = 20;
+
+const OTHER_CONTENT: &str = "it does not have the content that the snapshot says";
 
 /// One place in one file that a chunk goes to.
 #[derive(Debug, Clone, Copy)]
@@ -42,16 +46,18 @@ pub(super) struct Target {
     /// How many bytes each file still lacks.
     lacking: Vec<AtomicU64>,
     places: HashMap<ChunkId, Vec<Place>>,
+    /// Why files do not come out as they were stored.
+    lost: Mutex<BTreeMap<u32, String>>,
     meter: Arc<Meter>,
 }
 
 impl Repository {
     /// Writes `entries`, ordered by path, into the empty directory `root`: content, modes, times, links, empty
-    /// directories. Directories on the way to an entry need not be among the entries.
+    /// directories. Directories on the way to an entry need not be among the entries. Gives the files that are not there,
+    /// because they would not be what was stored, each with the reason: it is the caller's to say whether that will do.
     ///
     /// # Errors
-    /// `CORRUPT` when a file does not come out as it was stored, `IO`, those of the store, `CANCELLED`. What was written
-    /// until then is left to the caller.
+    /// `IO`, those of the store, `CANCELLED`. What was written until then is left to the caller.
     pub(crate) async fn restore(
         &self,
         index: &Arc<Index>,
@@ -59,7 +65,7 @@ impl Repository {
         root: &Path,
         meter: Arc<Meter>,
         operation: &Operation,
-    ) -> Result<()> {
+    ) -> Result<Vec<Exception>> {
         let (files, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(Entry::has_content);
         meter.expect(files.len() as u64, files.iter().map(|file| file.size).sum());
         let prepared = {
@@ -74,9 +80,27 @@ impl Repository {
             writing.meter.transferred(repository.stats().received_bytes);
             writing.write(chunks)
         };
-        self.read_chunks(index, wanted, operation, Arc::new(sink)).await?;
+        let losing = Arc::clone(&target);
+        let damaged = move |chunks: &[ChunkId], error: Error| {
+            for id in chunks {
+                losing.lose_files_of(*id, &error);
+            }
+            Ok(())
+        };
+        self.read_sound_chunks(index, wanted, operation, Arc::new(sink), Arc::new(damaged)).await?;
         blocking(move || target.finish(&others)).await
     }
+}
+
+/// The error for a snapshot of which some files cannot be restored.
+#[must_use]
+pub fn lost_files(lost: &[Exception]) -> Error {
+    let listed = lost.iter().take(LISTED_LOST).map(|lost| format!("{} ({})", lost.path, lost.reason));
+    let more = lost.len().saturating_sub(LISTED_LOST);
+    let rest = if more > 0 { format!(", and {more} more") } else { String::new() };
+    let listed = listed.collect::<Vec<_>>().join(", ");
+    Error::new(Code::Corrupt, format!("{} files cannot be restored as they were stored: {listed}{rest}", lost.len()))
+        .advise("with `--partial` the rest is restored; run `verify --read-data`, and push from a machine that still has them")
 }
 
 /// The directories above `path`, from the inside out.
@@ -87,20 +111,31 @@ pub fn parents(path: &str) -> impl Iterator<Item = &str> {
 impl Target {
     fn prepare(root: &Path, files: Vec<Entry>, folders: &[Entry], index: &Index, meter: Arc<Meter>) -> Result<Self> {
         let mut places: HashMap<ChunkId, Vec<Place>> = HashMap::new();
+        let mut lost = BTreeMap::new();
         for (number, file) in files.iter().enumerate() {
             let mut offset = 0;
+            let mut own = Vec::with_capacity(file.chunks().len());
             for id in file.chunks() {
-                places.entry(id).or_default().push(Place { file: number as u32, offset });
-                offset += u64::from(index.find(id).ok_or_else(|| missing(id))?.length);
+                own.push((id, Place { file: number as u32, offset }));
+                let Some(at) = index.find(id) else {
+                    lost.insert(number as u32, missing(id).to_string());
+                    break;
+                };
+                offset += u64::from(at.length);
+            }
+            if lost.contains_key(&(number as u32)) {
+                continue;
             }
             if offset != file.size {
-                return Err(Error::corrupt(
-                    &file.path,
-                    format!("its chunks add up to {offset} bytes, not {}", file.size),
-                ));
+                lost.insert(number as u32, format!("its chunks add up to {offset} bytes, not {}", file.size));
+                continue;
+            }
+            for (id, place) in own {
+                places.entry(id).or_default().push(place);
             }
         }
         let target = Self::start(root, files, folders, meter)?;
+        target.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(lost);
         Ok(Self { places, ..target })
     }
 
@@ -113,16 +148,17 @@ impl Target {
         let directory =
             Dir::open_ambient_dir(root, ambient_authority()).map_err(|error| Error::io("open", root, error))?;
         let lacking = files.iter().map(|file| AtomicU64::new(file.size)).collect();
-        let target = Self { directory, shown: root.to_owned(), files, lacking, places: HashMap::new(), meter };
+        let (places, lost) = (HashMap::new(), Mutex::default());
+        let target = Self { directory, shown: root.to_owned(), files, lacking, places, lost, meter };
         for folder in folders {
             target.create_dir(&folder.path)?;
         }
-        for file in &target.files {
+        for (number, file) in target.files.iter().enumerate() {
             if let Some((parent, _)) = file.path.rsplit_once('/') {
                 target.create_dir(parent)?;
             }
             if file.size == 0 {
-                target.create(file).and_then(|made| target.complete(file, &made, Sha256::digest([]).into()))?;
+                target.create(file).and_then(|made| target.complete(number, &made, Sha256::digest([]).into()))?;
             }
         }
         Ok(target)
@@ -176,16 +212,27 @@ impl Target {
                     let rewound = io::Seek::rewind(&mut whole);
                     rewound.and_then(|()| sha256_of(whole)).map_err(|error| self.failed("read", &entry.path, error))?
                 };
-                self.complete(entry, &file, sha256)?;
+                self.complete(number as usize, &file, sha256)?;
             }
         }
         Ok(())
     }
 
+    /// Notes that the files with this chunk cannot be had.
+    fn lose_files_of(&self, id: ChunkId, error: &Error) {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        for place in self.places.get(&id).into_iter().flatten() {
+            lost.entry(place.file).or_insert_with(|| error.to_string());
+        }
+    }
+
     /// Checks a whole file and gives it its mode and time.
-    fn complete(&self, entry: &Entry, file: &cap_std::fs::File, sha256: [u8; 32]) -> Result<()> {
+    fn complete(&self, number: usize, file: &cap_std::fs::File, sha256: [u8; 32]) -> Result<()> {
+        let entry = &self.files[number];
         if entry.sha256 != sha256 {
-            return Err(Error::corrupt(&entry.path, "it does not have the content that the snapshot says"));
+            let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+            lost.insert(number as u32, OTHER_CONTENT.into());
+            return Ok(());
         }
         let file = file.try_clone().map(cap_std::fs::File::into_std);
         file.and_then(|file| {
@@ -225,29 +272,38 @@ impl Target {
         adapt: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<()> {
         let entry = &self.files[number];
-        if entry.sha256 == sha256 {
-            // Closed before somebody else opens it.
-            drop(file);
-            adapt(&self.shown.join(&entry.path))?;
-            let adapted = self.directory.open_with(&entry.path, OpenOptions::new().read(true).write(true));
-            let adapted = adapted.map_err(|error| self.failed("open", &entry.path, error))?;
-            self.complete(entry, &adapted, sha256)?;
-            self.lacking[number].store(0, Ordering::Release);
-            return Ok(());
+        if entry.sha256 != sha256 {
+            return Err(Error::corrupt(&entry.path, OTHER_CONTENT));
         }
-        self.complete(entry, &file, sha256)
+        // Closed before somebody else opens it.
+        drop(file);
+        adapt(&self.shown.join(&entry.path))?;
+        let adapted = self.directory.open_with(&entry.path, OpenOptions::new().read(true).write(true));
+        let adapted = adapted.map_err(|error| self.failed("open", &entry.path, error))?;
+        self.complete(number, &adapted, sha256)?;
+        self.lacking[number].store(0, Ordering::Release);
+        Ok(())
     }
 
     /// Makes the links, then gives directories their modes and times, the innermost first.
     ///
     /// # Errors
-    /// `CORRUPT` when a file is not complete, `IO`.
-    pub(super) fn finish(&self, others: &[Entry]) -> Result<()> {
-        if let Some((file, lacking)) =
-            self.files.iter().zip(&self.lacking).find(|(_, lacking)| lacking.load(Ordering::Acquire) != 0)
-        {
-            let problem = format!("{} bytes of it did not arrive", lacking.load(Ordering::Acquire));
-            return Err(Error::corrupt(&file.path, problem));
+    /// `IO`.
+    pub(super) fn finish(&self, others: &[Entry]) -> Result<Vec<Exception>> {
+        let mut lost = std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
+        for (number, lacking) in self.lacking.iter().enumerate() {
+            let lacking = lacking.load(Ordering::Acquire);
+            if lacking != 0 {
+                lost.entry(number as u32).or_insert_with(|| format!("{lacking} bytes of it did not arrive"));
+            }
+        }
+        let mut left_out = Vec::with_capacity(lost.len());
+        for (number, reason) in lost {
+            let path = &self.files[number as usize].path;
+            match self.directory.remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(self.failed("remove", path, error)),
+                _ => left_out.push(Exception { path: path.clone(), reason }),
+            }
         }
         for link in others.iter().filter(|entry| entry.kind == Kind::Symlink) {
             if let Some((parent, _)) = link.path.rsplit_once('/') {
@@ -264,7 +320,7 @@ impl Target {
             });
             finished.map_err(|error| self.failed("set the mode and time of", &folder.path, error))?;
         }
-        Ok(())
+        Ok(left_out)
     }
 }
 
@@ -282,23 +338,29 @@ pub fn sha256_of(mut source: impl Read) -> io::Result<[u8; 32]> {
     }
 }
 
+/// Bytes that are free on the file system of a directory; `None` where the system does not say.
+#[must_use]
+pub fn free_space(directory: &Path) -> Option<u64> {
+    #[cfg(unix)]
+    return rustix::fs::statvfs(directory).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+    #[cfg(not(unix))]
+    return directory.is_dir().then_some(u64::MAX);
+}
+
 /// Refuses what would not fit, before anything is written.
 ///
 /// # Errors
 /// `IO`.
 pub fn ensure_space(directory: &Path, bytes: u64) -> Result<()> {
-    #[cfg(unix)]
-    if let Ok(stat) = rustix::fs::statvfs(directory) {
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if bytes > 0 && free < bytes.saturating_add(SPARE_BYTES.min(bytes / 16)) {
-            let problem = format!("{} has no space for {bytes} bytes; {free} are free", directory.display());
-            return Err(Error::new(Code::Io, problem)
-                .at_path(directory.display().to_string())
-                .advise("free some space and try again"));
-        }
+    if let Some(free) = free_space(directory)
+        && bytes > 0
+        && free < bytes.saturating_add(SPARE_BYTES.min(bytes / 16))
+    {
+        let problem = format!("{} has no space for {bytes} bytes; {free} are free", directory.display());
+        return Err(Error::new(Code::Io, problem)
+            .at_path(directory.display().to_string())
+            .advise("free some space and try again"));
     }
-    #[cfg(not(unix))]
-    let _ = (directory, bytes, SPARE_BYTES);
     Ok(())
 }
 

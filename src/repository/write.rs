@@ -85,7 +85,8 @@ impl Writer {
     ) -> Result<(Self, Uploads)> {
         let (full, queue) = mpsc::unbounded_channel();
         let places = Arc::new(Semaphore::new(PACKS_IN_MEMORY));
-        let pack_target = Arc::new(AtomicUsize::new(PACK_TARGET));
+        // Nothing is known of the line yet.
+        let pack_target = Arc::new(AtomicUsize::new(SMALLEST_PACK_TARGET));
         let taken = adopted.iter().flat_map(|pack| &pack.frames).flat_map(FrameEntry::chunk_ids).collect();
         let key = repository.keyring.writing()?.clone();
         let writer = Self {
@@ -138,6 +139,20 @@ impl Writer {
     #[must_use]
     pub fn has(&self, id: ChunkId) -> bool {
         self.outlet.is_none() || self.index.has_live(id) || lock(&self.taken).contains(&id)
+    }
+
+    /// Chunks that the store has lost, and that this run has not taken on yet.
+    #[must_use]
+    pub fn lost(&self) -> Vec<ChunkId> {
+        let taken = lock(&self.taken);
+        self.index.lost.iter().filter(|id| !taken.contains(id)).copied().collect()
+    }
+
+    /// How many chunks that the store had lost it will have again.
+    #[must_use]
+    pub fn healed(&self) -> u64 {
+        let taken = lock(&self.taken);
+        self.index.lost.iter().filter(|id| taken.contains(id)).count() as u64
     }
 
     fn append(&self, frame: Frame) -> Result<()> {
@@ -312,10 +327,12 @@ impl Uploader {
     }
 }
 
-/// Makes packs as large as the line carries in [`UPLOAD_TIME_TARGET`].
+/// Makes packs as large as the line carries in [`UPLOAD_TIME_TARGET`], but no more than twice as large as before: others that
+/// are under way share the line.
 fn adapt(target: &AtomicUsize, bytes: u64, took: Duration) {
     let per_second = bytes as f64 / took.as_secs_f64().max(0.001);
     #[allow(clippy::cast_sign_loss)] // neither bytes nor seconds are negative
     let fitting = (per_second * UPLOAD_TIME_TARGET.as_secs_f64()) as usize;
-    target.store(fitting.clamp(SMALLEST_PACK_TARGET, PACK_TARGET), Ordering::Relaxed);
+    let most = PACK_TARGET.min(2 * target.load(Ordering::Relaxed));
+    target.store(fitting.clamp(SMALLEST_PACK_TARGET, most), Ordering::Relaxed);
 }

@@ -15,6 +15,12 @@ pub const FOLDER: &str = "b2-backup";
 
 /// The folder in it for plain copies.
 const TEMPORARY: &str = "tmp";
+/// The folder in it for a restore that is only tried.
+const SCRATCH: &str = "drill";
+/// The file in it with the machine's id.
+const MACHINE: &str = "machine-id";
+/// The file in it with the snapshot from which on the owner has agreed to what the state holds.
+const ACCEPTED: &str = "accepted-shrink";
 
 /// The folder in it where a snapshot of 0.1.x lies while it is imported.
 const IMPORT: &str = "import";
@@ -105,17 +111,71 @@ impl PrivateFolder {
         self.remove_import_folder()
     }
 
+    /// A folder for a restore that is only tried, empty; it is removed when it is dropped. No other command waits for it.
+    ///
+    /// # Errors
+    /// `LOCKED` when another process has it, `IO`.
+    pub fn scratch(&self) -> Result<Scratch> {
+        let lock = self.take_lock("drill.lock", "drill", Duration::ZERO)?;
+        let path = self.path(SCRATCH);
+        remove_tree(&path)?;
+        create_private_dir(&path)?;
+        Ok(Scratch { path, _lock: lock })
+    }
+
+    /// Removes what a crash has left of one, as long as nobody is using it.
+    ///
+    /// # Errors
+    /// `IO`.
+    pub fn remove_scratch(&self) -> Result<()> {
+        match fs::symlink_metadata(self.path(SCRATCH)) {
+            Ok(_) => match self.scratch() {
+                Err(error) if error.code() == Code::Locked => Ok(()),
+                scratch => scratch?.remove(),
+            },
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// From which snapshot on the owner has agreed to what the state holds; its id.
+    #[must_use]
+    pub fn accepted_shrink(&self) -> Option<String> {
+        let text = fs::read_to_string(self.path(ACCEPTED)).ok()?;
+        Some(text.trim().to_owned()).filter(|id| !id.is_empty())
+    }
+
+    /// Remembers that the owner has agreed to what the state held at `snapshot`. It lies beside the machine's id, for which
+    /// alone it counts.
+    ///
+    /// # Errors
+    /// `IO`.
+    pub fn accept_shrink(&self, snapshot: &str) -> Result<()> {
+        write_durably(&self.path(ACCEPTED), format!("{snapshot}\n").as_bytes())
+    }
+
+    /// The folder of a state directory, if there is one: nothing is made.
+    #[must_use]
+    pub fn existing(state_dir: &Path) -> Option<Self> {
+        let root = state_dir.join(FOLDER);
+        fs::symlink_metadata(&root).is_ok_and(|meta| meta.is_dir()).then_some(Self { root })
+    }
+
+    /// This machine's id, if it has one yet.
+    #[must_use]
+    pub fn known_machine_id(&self) -> Option<MachineId> {
+        fs::read_to_string(self.path(MACHINE)).ok()?.trim().parse().ok()
+    }
+
     /// This machine's random id. Never restored from elsewhere: retention counts per machine.
     ///
     /// # Errors
     /// `IO` when it can be neither read nor made.
     pub fn machine_id(&self) -> Result<MachineId> {
-        let path = self.path("machine-id");
-        if let Some(id) = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()) {
+        if let Some(id) = self.known_machine_id() {
             return Ok(id);
         }
         let id = MachineId(random()?);
-        write_durably(&path, format!("{id}\n").as_bytes())?;
+        write_durably(&self.path(MACHINE), format!("{id}\n").as_bytes())?;
         Ok(id)
     }
 
@@ -124,7 +184,11 @@ impl PrivateFolder {
     /// # Errors
     /// `LOCKED`, saying who holds it and since when, after a few seconds; `IO`.
     pub fn lock(&self, verb: &str) -> Result<Lock> {
-        let path = self.path("lock");
+        self.take_lock("lock", verb, LOCK_PATIENCE)
+    }
+
+    fn take_lock(&self, name: &str, verb: &str, patience: Duration) -> Result<Lock> {
+        let path = self.path(name);
         let failed = |error| Error::io("lock", &path, error);
         let mut file =
             private_file().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
@@ -132,7 +196,7 @@ impl PrivateFolder {
         loop {
             match file.try_lock() {
                 Ok(()) => break,
-                Err(fs::TryLockError::WouldBlock) if started.elapsed() < LOCK_PATIENCE => {
+                Err(fs::TryLockError::WouldBlock) if started.elapsed() < patience => {
                     std::thread::sleep(Duration::from_millis(50));
                 }
                 Err(fs::TryLockError::WouldBlock) => {
@@ -161,6 +225,37 @@ impl PrivateFolder {
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
+}
+
+/// A folder that nobody else uses and that does not stay.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    _lock: Lock,
+}
+
+impl Scratch {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes it, and says if that fails.
+    ///
+    /// # Errors
+    /// `IO`.
+    pub fn remove(&self) -> Result<()> {
+        remove_tree(&self.path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove() {
+            tracing::warn!(%error, "the scratch folder is removed by the next command");
+        }
+    }
 }
 
 /// Options that make a file readable to its owner alone.

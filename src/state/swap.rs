@@ -189,6 +189,14 @@ impl Volumes {
     }
 }
 
+/// Whether these bytes are a journal that may be followed, for [`crate::fuzzing`].
+pub(crate) fn is_journal(bytes: &[u8]) -> bool {
+    Journal::parse(bytes).is_some_and(|journal| {
+        assert!(journal.steps.iter().all(|step| !Path::new(step.path()).is_absolute()));
+        true
+    })
+}
+
 /// A swap that is being prepared.
 #[derive(Debug)]
 pub struct Swap {
@@ -283,6 +291,14 @@ impl Swap {
 }
 
 impl Journal {
+    /// Undoes writing; `None` when it is none, or leads outside the state.
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let journal: Self = serde_json::from_slice(bytes).ok()?;
+        let names = journal.steps.iter().map(Step::path).chain([&journal.occasion.safety_snapshot]);
+        let stays = names.into_iter().all(|path| stays_inside(path));
+        (journal.format == 1 && journal.volumes.make_sense() && stays).then_some(journal)
+    }
+
     fn write(&self, folder: &Path) -> Result<()> {
         let bytes = serde_json::to_vec(self).map_err(|error| Error::new(Code::Io, error.to_string()))?;
         write_durably(&folder.join(JOURNAL), &bytes)
@@ -326,17 +342,13 @@ pub fn recover(state_dir: &Path, folder: &PrivateFolder) -> Result<Option<Recove
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io("read", &path, error)),
     };
-    let mut journal: Journal = serde_json::from_slice(&bytes)
-        .ok()
-        .filter(|journal: &Journal| journal.format == 1 && journal.volumes.make_sense())
-        .filter(|journal| journal.steps.iter().map(Step::path).all(|path| stays_inside(path)))
-        .ok_or_else(|| {
-            Error::corrupt(&path.display().to_string(), "it is no journal of a rollback").advise(format!(
-                "what was replaced lies in {}, what was to come in {}",
-                swap_folder.join(OLD).display(),
-                swap_folder.join(NEW).display()
-            ))
-        })?;
+    let mut journal = Journal::parse(&bytes).ok_or_else(|| {
+        Error::corrupt(&path.display().to_string(), "it is no journal of a rollback").advise(format!(
+            "what was replaced lies in {}, what was to come in {}",
+            swap_folder.join(OLD).display(),
+            swap_folder.join(NEW).display()
+        ))
+    })?;
     journal.volumes.move_to(state_dir);
     let swap = Swap { folder: swap_folder, volumes: journal.volumes.clone() };
     let mover = Mover::new(&journal)?;

@@ -84,7 +84,7 @@ impl Bench {
 
     pub fn try_pull_as(&self, target: &Target, snapshot: &str, to: &Path, paths: &[&str]) -> Result<PullReport> {
         let paths = paths.iter().map(ToString::to_string).collect();
-        let options = PullOptions { snapshot: snapshot.into(), directory: to.into(), paths };
+        let options = PullOptions { snapshot: snapshot.into(), directory: to.into(), paths, partial: false };
         self.run(pull::pull(target, options, &Operation::default()))
     }
 
@@ -101,7 +101,12 @@ impl Bench {
 
     pub fn try_rollback(&self, snapshot: &str, paths: &[&str], plan_only: bool) -> Result<RollbackReport> {
         let paths = paths.iter().map(ToString::to_string).collect();
-        let options = RollbackOptions { snapshot: snapshot.into(), paths, plan_only };
+        let options = RollbackOptions { snapshot: snapshot.into(), paths, plan_only, partial: false };
+        self.run(rollback::rollback(&self.target, options, &Operation::default()))
+    }
+
+    pub fn try_partial_rollback(&self, snapshot: &str) -> Result<RollbackReport> {
+        let options = RollbackOptions { snapshot: snapshot.into(), paths: Vec::new(), plan_only: false, partial: true };
         self.run(rollback::rollback(&self.target, options, &Operation::default()))
     }
 
@@ -116,7 +121,7 @@ impl Bench {
     }
 
     pub fn problems(&self) -> Vec<String> {
-        let options = VerifyOptions { read_data: true };
+        let options = VerifyOptions { read_data: Some(100) };
         self.run(verify::verify(&self.target, options, &Operation::default())).unwrap().problems
     }
 

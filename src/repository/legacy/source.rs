@@ -169,7 +169,8 @@ impl Source {
         if !failed.is_empty() {
             return Err(self.failure(failed));
         }
-        blocking(move || writing.finish(&others)).await
+        // What cannot be had was an error above.
+        blocking(move || writing.finish(&others).map(|_| ())).await
     }
 
     /// One error for all files that cannot be had.
