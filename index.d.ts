@@ -85,6 +85,43 @@ export interface DiffResult {
 /** Drops what `prepareRollback` has prepared. */
 export declare function discardRollback(target: Target): Promise<undefined>
 
+/** Proves that a snapshot can be restored by restoring one to a private folder, which is removed again. */
+export declare function drill(target: Target, options?: DrillOptions | undefined | null, onProgress?: (progress: Progress) => void): Promise<DrillResult>
+
+/** A snapshot that a drill has tried to restore. */
+export interface Drilled {
+  /** The snapshot's id. */
+  snapshot: string
+  /** When, by this machine's clock: RFC 3339, UTC. */
+  at: string
+  /** What was wrong, the first of it. */
+  problems: Array<string>
+}
+
+/** Options of `drill`. */
+export interface DrillOptions {
+  /** An id, the unique start of one, `latest`, `before-compaction`, or a time in plain words. Default: one is drawn. */
+  snapshot?: string
+  /** Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`. */
+  signal?: AbortSignal
+}
+
+/** What a restore drill has shown. */
+export interface DrillResult {
+  /** The snapshot that was restored; empty when there is none. */
+  snapshot: string
+  /** Files and databases that came out as they were stored. */
+  files: number
+  /** Bytes of their content. */
+  bytes: number
+  /** Databases that were checked. */
+  databases: number
+  /** What did not come out as it was stored. Empty means that the snapshot can be restored. */
+  problems: Array<string>
+  /** Why nothing was restored; null when something was. */
+  skipped: string | null
+}
+
 /** One imported snapshot. */
 export interface ImportedSnapshot {
   /** The id that 0.1.x gave it. */
@@ -233,6 +270,16 @@ export interface ListResult {
   unreadable: Array<SnapshotException>
 }
 
+/** A file of a snapshot whose content cannot be restored. */
+export interface LostFile {
+  /** The snapshot's id. */
+  snapshot: string
+  /** Path as the snapshot names it. */
+  path: string
+  /** Why not. */
+  reason: string
+}
+
 /** Options that every function takes. */
 export interface OperationOptions {
   /** Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`. */
@@ -263,6 +310,8 @@ export declare function prune(target: Target, options?: PruneOptions | undefined
 
 /** Options of `prune`. */
 export interface PruneOptions {
+  /** The owner agrees that the state holds no more than it did at this machine's last snapshot. Default: false. */
+  acceptShrink?: boolean
   /** Apply retention to every machine's snapshots, each machine's by themselves. Default: to this machine's only. */
   allMachines?: boolean
   /** Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`. */
@@ -271,6 +320,8 @@ export interface PruneOptions {
 
 /** What `prune` did. */
 export interface PruneResult {
+  /** Why nothing was done: the state has lost most of its files, and the owner has not agreed; null when it was. */
+  shrunk: Shrink | null
   /** Ids of the snapshots removed by retention. */
   removedSnapshots: Array<string>
   /** Packs taken out of use; their bytes go after the grace period. */
@@ -298,6 +349,8 @@ export interface PullOptions {
   directory: string
   /** Globs over snapshot paths. Default: everything. */
   paths?: Array<string>
+  /** Do without the files that cannot be restored, instead of failing. Default: false. */
+  partial?: boolean
   /** Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`. */
   signal?: AbortSignal
 }
@@ -312,6 +365,8 @@ export interface PullResult {
   bytes: number
   /** What the snapshot does not hold. */
   exceptions: Array<SnapshotException>
+  /** Files that could not be restored as they were stored, and are not there; only with `partial`. */
+  lost: Array<SnapshotException>
 }
 
 /** Takes a snapshot of the state and applies retention afterwards. */
@@ -347,6 +402,8 @@ export interface PushResult {
   exceptions: Array<SnapshotException>
   /** What failed after the snapshot was safe. */
   warnings: Array<string>
+  /** That the state has lost most of its files, so that nothing is pruned until the owner agrees; null when it has not. */
+  shrunk: Shrink | null
   /** How long it took, in milliseconds. */
   durationMs: number
 }
@@ -409,6 +466,8 @@ export interface RollbackOptions {
   paths?: Array<string>
   /** Only say what would be done. Default: false. */
   planOnly?: boolean
+  /** Leave the files as they are that cannot be restored, instead of failing. Default: false. */
+  partial?: boolean
   /** Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`. */
   signal?: AbortSignal
 }
@@ -431,6 +490,16 @@ export interface RollbackResult {
   restartRequired: boolean
   /** What the owner should know besides, for example what was set aside. */
   warnings: Array<string>
+}
+
+/** A state that holds less than half of the files that a snapshot of it holds. */
+export interface Shrink {
+  /** The snapshot that holds the most. */
+  snapshot: string
+  /** How many files it holds. */
+  filesBefore: number
+  /** How many files the state holds. */
+  files: number
 }
 
 /** Something of the state that a snapshot does not hold, and why. */
@@ -464,6 +533,8 @@ export interface SnapshotInfo {
   complete: boolean
   /** How many things it does not hold; for a legacy one, how many files whose content is not stored any more. */
   exceptions: number
+  /** Whether the state had lost most of its files when it was taken. */
+  shrunk: boolean
 }
 
 /** Where backups stand: the repository, its newest snapshot, its size. */
@@ -495,6 +566,12 @@ export interface StatusResult {
   objects: number
   /** Directories of this state that are left out because they are rebuilt. */
   leftOut: Array<string>
+  /** That the state had lost most of its files at this machine's last snapshot; null when it had not, or the owner agreed. */
+  shrunk: Shrink | null
+  /** What a drill on this machine restored last; null when there was none. */
+  proven: Drilled | null
+  /** What a drill on this machine could not restore; null when there is nothing of that kind. */
+  failed: Drilled | null
   /**
    * Bytes that the bucket keeps and bills besides: older versions, and those of what was deleted by name; null where the
    * service does not tell.
@@ -558,6 +635,8 @@ export interface Target {
   confirmRollback?: boolean
   /** Whether the owner is told of a failed backup. Default: true. */
   notifyOnFailure?: boolean
+  /** Whether a snapshot is restored once a week to try it. Default: true. */
+  restoreDrill?: boolean
   /** How long to wait for what. */
   timeouts?: Timeouts
   /** Where the bucket's name stands in a request to another S3 service. Default: as the service is known to need it. */
@@ -585,8 +664,11 @@ export declare function verify(target: Target, options?: VerifyOptions | undefin
 
 /** Options of `verify`. */
 export interface VerifyOptions {
-  /** Also download and check every stored byte. Default: false. */
-  readData?: boolean
+  /**
+   * Also download and check stored bytes: all of them, or a part in percent (1 to 100), each time another one.
+   * Default: false.
+   */
+  readData?: boolean | number
   /** Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`. */
   signal?: AbortSignal
 }
@@ -603,4 +685,10 @@ export interface VerifyResult {
   readBytes: number
   /** What is wrong. Empty means the repository is sound. */
   problems: Array<string>
+  /** The files that cannot be restored, as far as is known, snapshot by snapshot. */
+  lost: Array<LostFile>
+  /** Packs in which damage was found, now or before. The next push stores their content again, as far as it can. */
+  damagedPacks: number
+  /** What was damaged, and is sound again. */
+  healed: Array<string>
 }
