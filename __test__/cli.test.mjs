@@ -239,8 +239,11 @@ test("every verb hands its options to its function", async () => {
   assert.deepEqual(await verified(), { readData: undefined });
   const drilled = { snapshot: ID, files: 1, bytes: 2, databases: 0, problems: [], skipped: null };
   assert.deepEqual(await options(["drill"], { drill: async () => drilled }), { snapshot: undefined });
-  const pruned = { shrunk: null, removedSnapshots: [], condemnedPacks: 0, deletedPacks: 0, freedBytes: 0 };
-  assert.deepEqual(await options(["prune", "--accept-shrink"], { prune: async () => pruned }), { acceptShrink: true });
+  const nothing = { shrunk: null, lockedObjects: 0, leftToAnotherKey: false, hiddenForDays: null };
+  const pruned = { ...nothing, removedSnapshots: [], condemnedPacks: 0, deletedPacks: 0, freedBytes: 0 };
+  const prune = (...args) => options(["prune", ...args], { prune: async () => pruned });
+  assert.deepEqual(await prune("--accept-shrink"), { acceptShrink: true, allMachines: undefined });
+  assert.deepEqual(await prune("--all-machines"), { acceptShrink: undefined, allMachines: true });
 });
 
 test("people see tables, sizes and what is missing", async () => {
@@ -350,7 +353,8 @@ test("a drill tells what it has shown, and fails when something did not come out
 
 test("a state that has shrunk prunes nothing, and says what to do", async () => {
   const shrunk = { snapshot: ID, filesBefore: 1200, files: 3 };
-  const nothing = { removedSnapshots: [], condemnedPacks: 0, deletedPacks: 0, freedBytes: 0 };
+  const counts = { removedSnapshots: [], condemnedPacks: 0, deletedPacks: 0, freedBytes: 0 };
+  const nothing = { ...counts, lockedObjects: 0, leftToAnotherKey: false, hiddenForDays: null };
   const { stdout, stderr } = await drive(["prune"], { prune: async () => ({ shrunk, ...nothing }) });
   assert.equal(stdout, "nothing was pruned\n");
   assert.match(stderr, /holds 3 files, and \S+ holds 1,200: .* prune --accept-shrink/);
