@@ -23,6 +23,42 @@ export interface Change {
   kind: 'added' | 'removed' | 'modified'
 }
 
+/** What a month costs at the service whose prices are known. */
+export interface Cost {
+  /** Whose prices these are. */
+  service: string
+  /** When they were looked up: `YYYY-MM-DD`. */
+  pricesDate: string
+  /** Where. */
+  pricesSource: string
+  /** Bytes that are billed: what is stored, and what is hidden. */
+  billedBytes: number
+  /** Bytes that are free in an account. */
+  freeBytes: number
+  /** US dollars a month for the bytes. */
+  storageUsd: number
+  /** Snapshots in 30 days: those of the schedule, and as many others as there were lately. */
+  pushesPerMonth: number
+  /** How many pushes of this machine were measured; without any nothing is known of calls. */
+  measuredPushes: number
+  /** Calls of class B: downloads. */
+  classB: CostOfCalls
+  /** Calls of class C: listings and others. */
+  classC: CostOfCalls
+  /** US dollars a month for all of it. */
+  usd: number
+}
+
+/** The calls of one class in 30 days. */
+export interface CostOfCalls {
+  /** As many as were measured for one push, times the pushes. */
+  perMonth: number
+  /** How many are free. */
+  freePerMonth: number
+  /** US dollars for those beyond. */
+  usd: number
+}
+
 /** How two snapshots, or a snapshot and the live state, differ. */
 export declare function diff(target: Target, options: DiffOptions, onProgress?: (progress: Progress) => void): Promise<DiffResult>
 
@@ -276,6 +312,8 @@ export declare function prune(target: Target, options?: PruneOptions | undefined
 export interface PruneOptions {
   /** The owner agrees that the state holds no more than it did at this machine's last snapshot. Default: false. */
   acceptShrink?: boolean
+  /** Apply retention to every machine's snapshots, each machine's by themselves. Default: to this machine's only. */
+  allMachines?: boolean
   /** Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`. */
   signal?: AbortSignal
 }
@@ -292,6 +330,12 @@ export interface PruneResult {
   deletedPacks: number
   /** Stored bytes freed. */
   freedBytes: number
+  /** Objects that nothing needs any more and that Object Lock keeps for now. */
+  lockedObjects: number
+  /** Whether nothing was removed because the key may not delete: it is left to a key that may. */
+  leftToAnotherKey: boolean
+  /** Where the key may only hide: the days after which a lifecycle rule of the bucket deletes what is hidden; else null. */
+  hiddenForDays: number | null
 }
 
 /** Writes a snapshot's files into an empty or new directory, never into the live state. */
@@ -494,7 +538,15 @@ export interface SnapshotInfo {
 }
 
 /** Where backups stand: the repository, its newest snapshot, its size. */
-export declare function status(target: Target, options?: OperationOptions | undefined | null, onProgress?: (progress: Progress) => void): Promise<StatusResult>
+export declare function status(target: Target, options?: StatusOptions | undefined | null, onProgress?: (progress: Progress) => void): Promise<StatusResult>
+
+/** Options of `status`. */
+export interface StatusOptions {
+  /** How often the schedule takes a snapshot in 30 days: then the result says what a month costs. */
+  pushesPerMonth?: number
+  /** Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`. */
+  signal?: AbortSignal
+}
 
 /** Where backups stand. */
 export interface StatusResult {
@@ -520,6 +572,24 @@ export interface StatusResult {
   proven: Drilled | null
   /** What a drill on this machine could not restore; null when there is nothing of that kind. */
   failed: Drilled | null
+  /**
+   * Bytes that the bucket keeps and bills besides: older versions, and those of what was deleted by name; null where the
+   * service does not tell.
+   */
+  hiddenBytes: number | null
+  /** How many versions these are; null where the service does not tell. */
+  hiddenVersions: number | null
+  /**
+   * How what is not needed any more is deleted: its bytes are gone; it is hidden, and a lifecycle rule of the bucket
+   * deletes it; not at all, the key may not; or not tried yet.
+   */
+  deletion: 'for_good' | 'by_lifecycle' | 'denied' | 'untried'
+  /** With `by_lifecycle` the days from hiding to deleting; else null. */
+  hiddenForDays: number | null
+  /** What the owner of the bucket should look after. */
+  warnings: Array<string>
+  /** What a month costs, with `pushesPerMonth`; null without it, and for a directory. */
+  cost: Cost | null
 }
 
 /**
@@ -569,6 +639,12 @@ export interface Target {
   restoreDrill?: boolean
   /** How long to wait for what. */
   timeouts?: Timeouts
+  /** Where the bucket's name stands in a request to another S3 service. Default: as the service is known to need it. */
+  addressing?: 'path' | 'virtual'
+  /** Whether `endpoint` may be plain HTTP to another machine. Default: false. */
+  allowInsecureEndpoint?: boolean
+  /** For how many days S3's Object Lock keeps what is written from being deleted. Default: not at all. */
+  objectLockDays?: number
   /** Where `b2_authorize_account` is answered; for tests. */
   authorizeUrl?: string
 }

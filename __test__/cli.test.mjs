@@ -239,8 +239,11 @@ test("every verb hands its options to its function", async () => {
   assert.deepEqual(await verified(), { readData: undefined });
   const drilled = { snapshot: ID, files: 1, bytes: 2, databases: 0, problems: [], skipped: null };
   assert.deepEqual(await options(["drill"], { drill: async () => drilled }), { snapshot: undefined });
-  const pruned = { shrunk: null, removedSnapshots: [], condemnedPacks: 0, deletedPacks: 0, freedBytes: 0 };
-  assert.deepEqual(await options(["prune", "--accept-shrink"], { prune: async () => pruned }), { acceptShrink: true });
+  const nothing = { shrunk: null, lockedObjects: 0, leftToAnotherKey: false, hiddenForDays: null };
+  const pruned = { ...nothing, removedSnapshots: [], condemnedPacks: 0, deletedPacks: 0, freedBytes: 0 };
+  const prune = (...args) => options(["prune", ...args], { prune: async () => pruned });
+  assert.deepEqual(await prune("--accept-shrink"), { acceptShrink: true, allMachines: undefined });
+  assert.deepEqual(await prune("--all-machines"), { acceptShrink: undefined, allMachines: true });
 });
 
 test("people see tables, sizes and what is missing", async () => {
@@ -259,10 +262,19 @@ test("people see tables, sizes and what is missing", async () => {
   assert.match(stderr, /warning: snapshot broken cannot be read: damaged/);
 
   const status = { location: "file:///r", encrypted: true, snapshots: 0, latest: null, storedBytes: 0, objects: 0 };
-  const shown = await drive(["status"], { status: async () => ({ ...status, leftOut: [] }) });
+  const rest = {
+    warnings: [],
+    cost: null,
+    leftOut: [],
+    hiddenBytes: 0,
+    hiddenVersions: 0,
+    deletion: "for_good",
+    hiddenForDays: null,
+  };
+  const shown = await drive(["status"], { status: async () => ({ ...status, ...rest }) });
   assert.match(shown.stdout, /^repository  file:\/\/\/r$/m);
   assert.match(shown.stdout, /^latest      none$/m);
-  const withOld = await drive(["status"], { status: async () => ({ ...status, legacySnapshots: 3, leftOut: [] }) });
+  const withOld = await drive(["status"], { status: async () => ({ ...status, ...rest, legacySnapshots: 3 }) });
   assert.match(withOld.stdout, /^of 0\.1\.x +3, see import-legacy$/m);
   const old = "2026-01-01T00-00-00Z";
   const report = {
@@ -274,7 +286,57 @@ test("people see tables, sizes and what is missing", async () => {
   assert.equal(importing.stdout, `1 snapshot of 0.1.x imported; 2 imported before\n  ${old} as ${ID}\n`);
   assert.match(importing.stderr, /^not imported: other: damaged$/m);
   const pruned = { removedSnapshots: [ID], condemnedPacks: 1, deletedPacks: 2, freedBytes: 3000 };
-  assert.match((await drive(["prune"], { prune: async () => pruned })).stdout, /1 snapshot removed; 2 packs .*3\.0 kB/);
+  const prune = (more) => drive(["prune"], { prune: async () => ({ ...pruned, ...more }) });
+  const own = { lockedObjects: 0, leftToAnotherKey: false, hiddenForDays: null };
+  assert.match((await prune(own)).stdout, /1 snapshot removed; 2 packs .*3\.0 kB/);
+  assert.match((await prune({ ...own, leftToAnotherKey: true })).stdout, /leaves pruning to a key that may/);
+  const held = await prune({ ...own, lockedObjects: 3, hiddenForDays: 7 });
+  assert.match(held.stderr, /deletes it 7 days later\n.*still keeps 3 objects/);
+});
+
+test("people see what a month costs", async () => {
+  const calls = { perMonth: 90.4, freePerMonth: 75_000, usd: 0 };
+  const measured = { measuredPushes: 30, classB: { ...calls, perMonth: 0 }, classC: calls };
+  const cost = {
+    service: "B2",
+    pricesDate: "2026-09-07",
+    pricesSource: "https://b2",
+    billedBytes: 110e9,
+    freeBytes: 10e9,
+  };
+  const status = {
+    location: "s3",
+    encrypted: true,
+    snapshots: 0,
+    latest: null,
+    storedBytes: 0,
+    objects: 0,
+    leftOut: [],
+  };
+  const hidden = {
+    hiddenBytes: 3000,
+    hiddenVersions: 2,
+    deletion: "by_lifecycle",
+    hiddenForDays: 7,
+    warnings: ["look"],
+  };
+  let asked;
+  const run = (more) => {
+    const report = {
+      ...status,
+      ...hidden,
+      cost: { ...cost, ...more, storageUsd: 0.695, usd: 0.695, pushesPerMonth: 30 },
+    };
+    return drive(["status", "--cost"], { status: async (_target, options) => ((asked = options), report) });
+  };
+  const { stdout, stderr } = await run(measured);
+  assert.ok(asked.pushesPerMonth >= 29 && asked.pushesPerMonth <= 30, "the schedule is daily");
+  assert.match(stdout, /^hidden +3\.0 kB in 2 versions, also billed$/m);
+  assert.match(stdout, /^deletion +hidden, and deleted 7 days later/m);
+  assert.match(stdout, /^a month +\$0\.(69|70) \(B2, prices of 2026-09-07\)$/m);
+  assert.match(stdout, /^class C +90 of 75,000 free: \$0\.00$/m);
+  assert.match(stderr, /^warning: look$/m);
+  assert.match((await run({ ...measured, measuredPushes: 0 })).stdout, /^class B +not measured yet/m);
 });
 
 test("a drill tells what it has shown, and fails when something did not come out", async () => {
@@ -291,7 +353,8 @@ test("a drill tells what it has shown, and fails when something did not come out
 
 test("a state that has shrunk prunes nothing, and says what to do", async () => {
   const shrunk = { snapshot: ID, filesBefore: 1200, files: 3 };
-  const nothing = { removedSnapshots: [], condemnedPacks: 0, deletedPacks: 0, freedBytes: 0 };
+  const counts = { removedSnapshots: [], condemnedPacks: 0, deletedPacks: 0, freedBytes: 0 };
+  const nothing = { ...counts, lockedObjects: 0, leftToAnotherKey: false, hiddenForDays: null };
   const { stdout, stderr } = await drive(["prune"], { prune: async () => ({ shrunk, ...nothing }) });
   assert.equal(stdout, "nothing was pruned\n");
   assert.match(stderr, /holds 3 files, and \S+ holds 1,200: .* prune --accept-shrink/);

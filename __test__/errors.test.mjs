@@ -307,10 +307,5 @@ test("Backblaze B2 needs no region and no endpoint", async (t) => {
       assert.deepEqual(readTree(path.join(target, "workspace")), readTree(path.join(stateDir, "workspace")));
     }
   });
-  await t.test("a key without the right to delete still makes backups", async () => {
-    proxy.settings.denyDelete = true;
-    writeFileSync(path.join(stateDir, "workspace/SOUL.md"), "# Soul\n\nKept for good.\n");
-    assert.equal(typeof (await mustRun("push", { config, stateDir })).snapshot, "string");
-  });
   await proxy.stop();
 });

@@ -452,6 +452,7 @@ describe("the texts", () => {
     const report = {
       ...{ location: "x", encrypted: true, snapshots: 1, latest: { id: "id" }, storedBytes: 1, failed: null },
       ...{ proven: { snapshot: "id", at: "2026-02-19T00:00:00Z", problems: [] }, shrunk: null },
+      ...{ hiddenBytes: 0, warnings: [] },
     };
     const facts = { lastSuccess: { at: 0, trigger: "schedule" } };
     const good = texts.status(facts, report, null);

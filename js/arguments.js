@@ -17,7 +17,7 @@ import { VERBS } from "./verbs.js";
  * The options by name, checked. Which there are depends on the verb.
  * @typedef {{
  *   config?: string, "state-dir"?: string, json?: boolean, trigger?: import("../index.js").PushOptions["trigger"], snapshot: string, target: string,
- *   path?: string[], plan?: boolean, yes?: boolean, partial?: boolean, "read-data"?: string, "accept-shrink"?: boolean, "accept-plain"?: boolean, "recovery-code"?: boolean, passphrase?: boolean,
+ *   path?: string[], plan?: boolean, yes?: boolean, partial?: boolean, "read-data"?: string, "accept-shrink"?: boolean, "all-machines"?: boolean, cost?: boolean, "accept-plain"?: boolean, "recovery-code"?: boolean, passphrase?: boolean,
  *   "passphrase-env"?: string, "passphrase-file"?: string, "key-file"?: string, "application-key"?: boolean,
  *   "old-application-key-env"?: string, "old-passphrase-env"?: string
  * }} Values

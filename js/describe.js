@@ -99,11 +99,20 @@ export function drill({ snapshot, files, bytes, databases, problems, skipped }) 
 }
 
 /** @param {import("../index.js").PruneResult} report @returns {Words} */
-export function prune({ shrunk, removedSnapshots, condemnedPacks, deletedPacks, freedBytes }) {
-  if (shrunk) return { lines: ["nothing was pruned"], notes: [shrinkLine(shrunk)] };
+export function prune(report) {
+  const { shrunk, removedSnapshots, condemnedPacks, deletedPacks, freedBytes, hiddenForDays, lockedObjects } = report;
+  if (shrunk && removedSnapshots.length === 0) return { lines: ["nothing was pruned"], notes: [shrinkLine(shrunk)] };
+  if (report.leftToAnotherKey) {
+    return { lines: ["nothing was removed: this key may not delete, and leaves pruning to a key that may"] };
+  }
   const removed = `${count(removedSnapshots.length, "snapshot")} removed`;
   const packs = `${count(deletedPacks, "pack")} deleted (${size(freedBytes)}), ${number(condemnedPacks)} to be deleted later`;
-  return { lines: [`${removed}; ${packs}`, ...removedSnapshots.map((id) => `  ${id}`)] };
+  const notes = [];
+  if (hiddenForDays !== null) {
+    notes.push(`this key may only hide: the bucket's lifecycle rule deletes it ${count(hiddenForDays, "day")} later`);
+  }
+  if (lockedObjects > 0) notes.push(`Object Lock still keeps ${count(lockedObjects, "object")} that are not needed`);
+  return { lines: [`${removed}; ${packs}`, ...removedSnapshots.map((id) => `  ${id}`)], notes };
 }
 
 /** @param {import("../index.js").ImportLegacyResult} report @returns {Words} */
@@ -129,6 +138,7 @@ export function status(report) {
     storedBytes,
     objects,
     leftOut,
+    cost,
     proven,
     failed,
     shrunk,
@@ -137,16 +147,56 @@ export function status(report) {
     ["repository", location],
     ["encrypted", encrypted ? "yes" : "no"],
     ["stored", `${size(storedBytes)} in ${count(objects, "object")}`],
+    ["hidden", hidden(report)],
+    ["deletion", deletion(report)],
     ["snapshots", number(snapshots)],
     ...(legacySnapshots > 0 ? [["of 0.1.x", `${number(legacySnapshots)}, see import-legacy`]] : []),
     ["latest", latest ? `${latest.id} (${latest.trigger}, ${latest.host}, ${size(latest.bytes)})` : "none"],
     ["left out", leftOut.join(", ") || "nothing"],
     ["proven", proven ? `${proven.snapshot} was restored and checked at ${proven.at}` : "none yet; drill tries one"],
   ];
-  const notes = failed
-    ? [`warning: ${failed.snapshot} could not be restored at ${failed.at}: ${failed.problems[0]}`]
-    : [];
-  return { lines: table(rows), notes: shrunk ? [...notes, shrinkLine(shrunk)] : notes };
+  const notes = warningLines(report.warnings);
+  if (failed) {
+    notes.push(`warning: ${failed.snapshot} could not be restored at ${failed.at}: ${failed.problems[0]}`);
+  }
+  return {
+    lines: [...table(rows), ...(cost ? costs(cost) : [])],
+    notes: shrunk ? [...notes, shrinkLine(shrunk)] : notes,
+  };
+}
+
+/** @param {Pick<import("../index.js").StatusResult, "hiddenBytes" | "hiddenVersions">} report */
+function hidden({ hiddenBytes, hiddenVersions }) {
+  if (hiddenBytes === null || hiddenVersions === null) return "the service does not tell";
+  return hiddenVersions === 0 ? "nothing" : `${size(hiddenBytes)} in ${count(hiddenVersions, "version")}, also billed`;
+}
+
+/** @param {Pick<import("../index.js").StatusResult, "deletion" | "hiddenForDays">} report */
+function deletion({ deletion, hiddenForDays }) {
+  const ways = {
+    for_good: "for good",
+    by_lifecycle: `hidden, and deleted ${count(hiddenForDays ?? 0, "day")} later by the bucket's lifecycle rule`,
+    denied: "left to another key: this one may not delete",
+    untried: "for good, if the key may",
+  };
+  return ways[deletion];
+}
+
+/** @param {import("../index.js").Cost} cost */
+function costs(cost) {
+  const dollars = (/** @type {number} */ usd) => `$${usd.toFixed(2)}`;
+  const calls = (/** @type {import("../index.js").CostOfCalls} */ { perMonth, freePerMonth, usd }) =>
+    cost.measuredPushes === 0
+      ? "not measured yet: no push of this machine"
+      : `${number(Math.round(perMonth))} of ${number(freePerMonth)} free: ${dollars(usd)}`;
+  const rows = [
+    ["a month", `${dollars(cost.usd)} (${cost.service}, prices of ${cost.pricesDate})`],
+    ["storage", `${size(cost.billedBytes)} of ${size(cost.freeBytes)} free: ${dollars(cost.storageUsd)}`],
+    ["pushes", number(Math.round(cost.pushesPerMonth))],
+    ["class B", calls(cost.classB)],
+    ["class C", calls(cost.classC)],
+  ];
+  return ["", ...table(rows)];
 }
 
 /** @param {import("../index.js").Shrink} shrunk */

@@ -141,10 +141,11 @@ export const VERBS = {
     about: "Apply retention, and free what no snapshot needs",
     options: {
       "accept-shrink": { type: "boolean", about: "Agree that the state has lost most of its files" },
+      "all-machines": { type: "boolean", about: "Apply retention to the snapshots of every machine" },
     },
     run: ({ io, target, values, abort, onProgress }) => {
-      const acceptShrink = values["accept-shrink"];
-      return io.native.prune(target, { acceptShrink, signal: abort.signal }, onProgress);
+      const { "accept-shrink": acceptShrink, "all-machines": allMachines } = values;
+      return io.native.prune(target, { acceptShrink, allMachines, signal: abort.signal }, onProgress);
     },
     describe: describe.prune,
   },
@@ -165,8 +166,11 @@ export const VERBS = {
 
   status: {
     about: "Show where backups stand",
-    options: {},
-    run: ({ io, target, abort, onProgress }) => io.native.status(target, { signal: abort.signal }, onProgress),
+    options: { cost: { type: "boolean", about: "Also say what a month costs at Backblaze B2" } },
+    run: async ({ io, target, values, abort, onProgress }) => {
+      const pushesPerMonth = values.cost ? await scheduledRuns(target.schedule) : undefined;
+      return io.native.status(target, { pushesPerMonth, signal: abort.signal }, onProgress);
+    },
     describe: describe.status,
   },
 
@@ -224,6 +228,12 @@ export const VERBS = {
     describe: describe.keyRecoveryCode,
   },
 };
+
+/** How often a schedule comes in 30 days. @param {string} [schedule] */
+async function scheduledRuns(schedule = "daily") {
+  const { runsPerMonth } = await import("./plugin/schedule.js");
+  return runsPerMonth(schedule, Date.now());
+}
 
 /** `10%`, or `10`; what is out of range the addon refuses. @param {string} [text] */
 function percent(text) {

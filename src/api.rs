@@ -25,6 +25,7 @@ use crate::commands::{self, Operation};
 use crate::config::{self, Resolve};
 use crate::error::{Error, Result};
 use crate::state::openclaw_config::Environment;
+use crate::store::Deletion;
 use crate::task::{self, blocking};
 
 /// Weak, so that it does not keep the process alive; short of room it drops events.
@@ -78,6 +79,13 @@ pub struct Target {
     pub restore_drill: Option<bool>,
     /// How long to wait for what.
     pub timeouts: Option<Timeouts>,
+    /// Where the bucket's name stands in a request to another S3 service. Default: as the service is known to need it.
+    #[napi(ts_type = "'path' | 'virtual'")]
+    pub addressing: Option<String>,
+    /// Whether `endpoint` may be plain HTTP to another machine. Default: false.
+    pub allow_insecure_endpoint: Option<bool>,
+    /// For how many days S3's Object Lock keeps what is written from being deleted. Default: not at all.
+    pub object_lock_days: Option<f64>,
     /// Where `b2_authorize_account` is answered; for tests.
     pub authorize_url: Option<String>,
 }
@@ -504,6 +512,8 @@ impl From<commands::DrillReport> for DrillResult {
 pub struct PruneOptions<'env> {
     /// The owner agrees that the state holds no more than it did at this machine's last snapshot. Default: false.
     pub accept_shrink: Option<bool>,
+    /// Apply retention to every machine's snapshots, each machine's by themselves. Default: to this machine's only.
+    pub all_machines: Option<bool>,
     /// Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`.
     #[napi(ts_type = "AbortSignal")]
     pub signal: Option<Object<'env>>,
@@ -522,6 +532,12 @@ pub struct PruneResult {
     pub deleted_packs: f64,
     /// Stored bytes freed.
     pub freed_bytes: f64,
+    /// Objects that nothing needs any more and that Object Lock keeps for now.
+    pub locked_objects: f64,
+    /// Whether nothing was removed because the key may not delete: it is left to a key that may.
+    pub left_to_another_key: bool,
+    /// Where the key may only hide: the days after which a lifecycle rule of the bucket deletes what is hidden; else null.
+    pub hidden_for_days: Option<u32>,
 }
 
 impl From<commands::PruneReport> for PruneResult {
@@ -532,6 +548,9 @@ impl From<commands::PruneReport> for PruneResult {
             condemned_packs: number(report.condemned_packs),
             deleted_packs: number(report.deleted_packs),
             freed_bytes: number(report.freed_bytes),
+            locked_objects: number(report.locked_objects),
+            left_to_another_key: report.left_to_another_key,
+            hidden_for_days: report.hidden_for_days,
         }
     }
 }
@@ -648,6 +667,21 @@ pub struct StatusResult {
     pub proven: Option<Drilled>,
     /// What a drill on this machine could not restore; null when there is nothing of that kind.
     pub failed: Option<Drilled>,
+    /// Bytes that the bucket keeps and bills besides: older versions, and those of what was deleted by name; null where the
+    /// service does not tell.
+    pub hidden_bytes: Option<f64>,
+    /// How many versions these are; null where the service does not tell.
+    pub hidden_versions: Option<f64>,
+    /// How what is not needed any more is deleted: its bytes are gone; it is hidden, and a lifecycle rule of the bucket
+    /// deletes it; not at all, the key may not; or not tried yet.
+    #[napi(ts_type = "'for_good' | 'by_lifecycle' | 'denied' | 'untried'")]
+    pub deletion: String,
+    /// With `by_lifecycle` the days from hiding to deleting; else null.
+    pub hidden_for_days: Option<u32>,
+    /// What the owner of the bucket should look after.
+    pub warnings: Vec<String>,
+    /// What a month costs, with `pushesPerMonth`; null without it, and for a directory.
+    pub cost: Option<Cost>,
 }
 
 /// A snapshot that a drill has tried to restore.
@@ -673,8 +707,86 @@ impl From<commands::drill::Failed> for Drilled {
     }
 }
 
+/// What a month costs at the service whose prices are known.
+#[napi(object, object_from_js = false)]
+pub struct Cost {
+    /// Whose prices these are.
+    pub service: String,
+    /// When they were looked up: `YYYY-MM-DD`.
+    pub prices_date: String,
+    /// Where.
+    pub prices_source: String,
+    /// Bytes that are billed: what is stored, and what is hidden.
+    pub billed_bytes: f64,
+    /// Bytes that are free in an account.
+    pub free_bytes: f64,
+    /// US dollars a month for the bytes.
+    pub storage_usd: f64,
+    /// Snapshots in 30 days: those of the schedule, and as many others as there were lately.
+    pub pushes_per_month: f64,
+    /// How many pushes of this machine were measured; without any nothing is known of calls.
+    pub measured_pushes: f64,
+    /// Calls of class B: downloads.
+    pub class_b: CostOfCalls,
+    /// Calls of class C: listings and others.
+    pub class_c: CostOfCalls,
+    /// US dollars a month for all of it.
+    pub usd: f64,
+}
+
+/// The calls of one class in 30 days.
+#[napi(object, object_from_js = false)]
+pub struct CostOfCalls {
+    /// As many as were measured for one push, times the pushes.
+    pub per_month: f64,
+    /// How many are free.
+    pub free_per_month: f64,
+    /// US dollars for those beyond.
+    pub usd: f64,
+}
+
+impl From<commands::cost::Cost> for Cost {
+    fn from(cost: commands::cost::Cost) -> Self {
+        Self {
+            service: cost.service,
+            prices_date: cost.prices_date,
+            prices_source: cost.prices_source,
+            billed_bytes: number(cost.billed_bytes),
+            free_bytes: number(cost.free_bytes),
+            storage_usd: cost.storage_usd,
+            pushes_per_month: cost.pushes_per_month,
+            measured_pushes: number(cost.measured_pushes),
+            class_b: cost.class_b.into(),
+            class_c: cost.class_c.into(),
+            usd: cost.usd,
+        }
+    }
+}
+
+impl From<commands::cost::Calls> for CostOfCalls {
+    fn from(calls: commands::cost::Calls) -> Self {
+        Self { per_month: calls.per_month, free_per_month: number(calls.free_per_month), usd: calls.usd }
+    }
+}
+
+/// Options of `status`.
+#[napi(object, object_to_js = false)]
+pub struct StatusOptions<'env> {
+    /// How often the schedule takes a snapshot in 30 days: then the result says what a month costs.
+    pub pushes_per_month: Option<f64>,
+    /// Cancels the operation at its next safe point; the promise then rejects with `CANCELLED`.
+    #[napi(ts_type = "AbortSignal")]
+    pub signal: Option<Object<'env>>,
+}
+
 impl From<commands::StatusReport> for StatusResult {
     fn from(report: commands::StatusReport) -> Self {
+        let (deletion, hidden_for_days) = match report.deletion {
+            Deletion::ForGood => ("for_good", None),
+            Deletion::ByLifecycle { days } => ("by_lifecycle", Some(days)),
+            Deletion::Denied => ("denied", None),
+            Deletion::Untried => ("untried", None),
+        };
         Self {
             location: report.location,
             encrypted: report.encrypted,
@@ -687,6 +799,12 @@ impl From<commands::StatusReport> for StatusResult {
             shrunk: report.shrunk.map(Into::into),
             proven: report.proven.map(Into::into),
             failed: report.failed.map(Into::into),
+            hidden_bytes: report.hidden.as_ref().map(|hidden| number(hidden.bytes)),
+            hidden_versions: report.hidden.as_ref().map(|hidden| number(hidden.versions)),
+            deletion: deletion.into(),
+            hidden_for_days,
+            warnings: report.warnings,
+            cost: report.cost.map(Into::into),
         }
     }
 }
@@ -1069,13 +1187,17 @@ pub fn prune<'env>(
     #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
 ) -> napi::Result<PromiseRaw<'env, PruneResult>> {
     let target = Call::target(env, target);
-    let (accept, signal) = options.map_or((None, None), |options| (options.accept_shrink, options.signal));
+    let PruneOptions { accept_shrink, all_machines, signal } =
+        options.unwrap_or(PruneOptions { accept_shrink: None, all_machines: None, signal: None });
     Call::new(signal, on_progress).start(env, async move |operation| {
         let target = target?;
-        if accept == Some(true) {
+        if accept_shrink == Some(true) {
             commands::prune::accept_shrink(&target, &operation).await?;
         }
-        commands::prune::prune(&target, &operation).await
+        match all_machines {
+            Some(true) => commands::prune::prune_all_machines(&target, &operation).await,
+            _ => commands::prune::prune(&target, &operation).await,
+        }
     })
 }
 
@@ -1100,12 +1222,14 @@ pub fn import_legacy<'env>(
 pub fn status<'env>(
     env: &'env Env,
     #[napi(ts_arg_type = "Target")] target: Object<'env>,
-    options: Option<OperationOptions<'env>>,
+    options: Option<StatusOptions<'env>>,
     #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
 ) -> napi::Result<PromiseRaw<'env, StatusResult>> {
     let target = Call::target(env, target);
-    Call::new(options.and_then(|options| options.signal), on_progress)
-        .start(env, async move |operation| commands::status::status(&target?, &operation).await)
+    let (pushes_per_month, signal) = options.map_or((None, None), |options| (options.pushes_per_month, options.signal));
+    Call::new(signal, on_progress).start(env, async move |operation| {
+        commands::status::status(&target?, &commands::StatusOptions { pushes_per_month }, &operation).await
+    })
 }
 
 /// The key slots of the repository, also where none of the configured secrets opens one.

@@ -38,6 +38,13 @@ impl Secret {
     }
 }
 
+/// For secrets that a service answers with.
+impl<'de> serde::Deserialize<'de> for Secret {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
+    }
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("<secret>")
@@ -49,10 +56,19 @@ impl fmt::Debug for Secret {
 pub enum Endpoint {
     /// Backblaze B2; the S3 endpoint follows from `region`, or from the authorize call when that is absent.
     BackblazeB2,
-    /// Any S3 service at this base URL, addressed path style.
+    /// Any S3 service at this base URL.
     S3(String),
     /// A directory on this machine (`file:///dir`).
     Directory(PathBuf),
+}
+
+/// Where in a request to an S3 service the bucket's name stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Addressing {
+    /// `https://host/bucket/key`.
+    Path,
+    /// `https://bucket.host/key`.
+    VirtualHost,
 }
 
 /// A validated configuration together with the state directory it applies to.
@@ -71,6 +87,12 @@ pub struct Target {
     pub region: Option<String>,
     /// Where the repository lives.
     pub endpoint: Endpoint,
+    /// How a bucket of [`Endpoint::S3`] is addressed; B2 is always addressed path style.
+    pub addressing: Addressing,
+    /// Whether [`Endpoint::S3`] may be plain HTTP to another machine.
+    pub allow_insecure_endpoint: bool,
+    /// For how long the store is to refuse to delete what is written, by S3's Object Lock.
+    pub object_lock: Option<Duration>,
     /// Folder in the bucket, without slashes at its ends.
     pub prefix: String,
     /// Whether what is stored is encrypted.

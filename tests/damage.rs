@@ -363,7 +363,11 @@ fn a_drill_restores_beside_the_state_and_status_tells_of_it() {
     assert_eq!((report.files, report.databases), (3, 1), "{report:?}");
     assert_eq!((report.snapshot.as_str(), report.problems.len()), (snapshot.as_str(), 0), "{report:?}");
     assert_same(&bench.tree(), &state);
-    let status = |target: &Target| bench.run(status::status(target, &Operation::default())).unwrap();
+    let status = |target: &Target| {
+        bench
+            .run(status::status(target, &openclaw_b2_backup::commands::StatusOptions::default(), &Operation::default()))
+            .unwrap()
+    };
     assert_eq!(status(&bench.target).proven.unwrap().snapshot, snapshot);
     assert!(status(&bench.other_machine("other")).proven.is_none());
     let elsewhere = Target { prefix: "another".into(), ..bench.target.clone() };

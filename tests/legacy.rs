@@ -14,8 +14,8 @@ use common::legacy::{OldPlugin, encrypt, sha256};
 use common::{Bench, Node, assert_same, code, tree};
 use openclaw_b2_backup::Result;
 use openclaw_b2_backup::commands::{
-    ImportOptions, ImportReport, ListReport, Operation, RollbackOptions, SnapshotInfo, SnapshotKind, diff,
-    import_legacy, list, rollback, status,
+    ImportOptions, ImportReport, ListReport, Operation, RollbackOptions, SnapshotInfo, SnapshotKind, StatusOptions,
+    diff, import_legacy, list, rollback, status,
 };
 use openclaw_b2_backup::config::Target;
 use serde_json::json;
@@ -145,7 +145,7 @@ fn unique_starts_of_ids_find_them_and_nothing_else_does() {
     let pushed = bench.push().snapshot.unwrap();
     let plan = bench.try_rollback("latest", &[], true).unwrap();
     assert_eq!(plan.snapshot, pushed);
-    let report = bench.run(status::status(&bench.target, &Operation::default())).unwrap();
+    let report = bench.run(status::status(&bench.target, &StatusOptions::default(), &Operation::default())).unwrap();
     assert_eq!((report.snapshots, report.legacy_snapshots, report.latest.unwrap().id), (1, 3, pushed));
 }
 

@@ -565,7 +565,16 @@ fn an_emptied_state_prunes_nothing_until_its_owner_agrees() {
         let listed = bench.run(list::list(&bench.target, &Operation::default())).unwrap().snapshots;
         listed.into_iter().map(|snapshot| snapshot.shrunk).collect::<Vec<_>>()
     };
-    let status = || bench.run(status::status(&bench.target, &Operation::default())).unwrap().shrunk;
+    let status = || {
+        bench
+            .run(status::status(
+                &bench.target,
+                &openclaw_b2_backup::commands::StatusOptions::default(),
+                &Operation::default(),
+            ))
+            .unwrap()
+            .shrunk
+    };
     assert_eq!(status(), None);
     fs::remove_dir_all(bench.state("workspace")).unwrap();
     for round in 0..4 {

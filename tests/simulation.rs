@@ -24,8 +24,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use common::{Tree, assert_same, noise, process, tree};
 use openclaw_b2_backup::commands::{
-    Operation, PullOptions, PushOptions, RollbackOptions, Trigger, VerifyOptions, diff, list, prune, pull, push,
-    rollback, status, verify,
+    Operation, PullOptions, PushOptions, RollbackOptions, StatusOptions, Trigger, VerifyOptions, diff, list, prune,
+    pull, push, rollback, status, verify,
 };
 use openclaw_b2_backup::config::Target;
 use openclaw_b2_backup::store::{Listing, ObjectMeta, Store};
@@ -843,7 +843,7 @@ async fn perform(target: Target, action: Action, to: PathBuf, operation: Operati
             Done::Other
         }
         Action::Status => {
-            status::status(&target, &operation).await?;
+            status::status(&target, &StatusOptions::default(), &operation).await?;
             Done::Other
         }
     })

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use openclaw_b2_backup::config::{Endpoint, Secret, Target, Timeouts};
-use openclaw_b2_backup::store::{Opened, open};
+use openclaw_b2_backup::store::{Deletion, Opened, open};
 use openclaw_b2_backup::{Code, Error};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -211,6 +211,65 @@ async fn a_request_is_plain_signed_and_in_path_style() {
     assert!(!seen.head.contains(SECRET));
 }
 
+/// S3 asks for a checksum wherever there is a lock; of all that there are, B2 knows MD5 alone.
+#[tokio::test]
+async fn a_lock_is_sent_with_an_md5_and_no_other_checksum() {
+    let server = Server::playing([ok("")]).await;
+    let target = Target {
+        object_lock: Some(Duration::from_hours(24)),
+        ..target(Endpoint::S3(server.url.clone()), Duration::ZERO)
+    };
+    let store = open(&target, &CancellationToken::new()).await.unwrap().store;
+    store.put("packs/00/x", Bytes::from_static(b"hello")).await.unwrap();
+    store.renew_lock("packs/00/x").await.unwrap();
+    let [put, renewal] = &server.seen()[..] else { panic!("{:?}", server.seen()) };
+    assert_eq!(put.header("content-md5"), Some("XUFAKrxLKna5cZ2REBfFkg=="));
+    assert_eq!(put.header("x-amz-object-lock-mode"), Some("COMPLIANCE"));
+    assert!(put.header("x-amz-object-lock-retain-until-date").is_some());
+    assert!(renewal.head.starts_with("PUT /my-bucket/openclaw-backup/packs/00/x?retention"), "{}", renewal.head);
+    assert_eq!(renewal.header("content-md5").map(str::len), Some(24));
+    for seen in [put, renewal] {
+        assert!(!seen.head.to_lowercase().contains("x-amz-checksum"), "{}", seen.head);
+        assert!(!seen.head.to_lowercase().contains("x-amz-sdk-checksum"), "{}", seen.head);
+    }
+}
+
+/// SeaweedFS has no such right of its own; Amazon and MinIO do.
+#[tokio::test]
+async fn a_key_that_may_not_delete_versions_is_found_out_by_trying() {
+    let versions = r#"<ListVersionsResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Version><Key>openclaw-backup/x</Key><VersionId>v1</VersionId><IsLatest>true</IsLatest><Size>1</Size></Version></ListVersionsResult>"#;
+    let rules = r#"<LifecycleConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Rule><Status>Enabled</Status><Filter><Prefix></Prefix></Filter><NoncurrentVersionExpiration><NoncurrentDays>3</NoncurrentDays></NoncurrentVersionExpiration></Rule></LifecycleConfiguration>"#;
+    let denied = || refuse("403 Forbidden", "", "AccessDenied");
+    let no_lock = || refuse("404 Not Found", "", "ObjectLockConfigurationNotFoundError");
+    let no_rules = refuse("404 Not Found", "", "NoSuchLifecycleConfiguration");
+
+    let server =
+        Server::playing([ok(versions), denied(), no_lock(), ok(rules), answer("204 No Content", "", "")]).await;
+    let store = server.once().await.store;
+    assert_eq!(store.deletion().await.unwrap(), Deletion::Untried);
+    store.delete("x").await.unwrap();
+    assert_eq!(store.deletion().await.unwrap(), Deletion::ByLifecycle { days: 3 });
+    assert!(server.seen()[1].head.contains("versionId=v1") && !server.seen()[4].head.contains("versionId"));
+
+    let server = Server::playing([ok(versions), denied(), no_lock(), no_rules]).await;
+    let store = server.once().await.store;
+    expect(&store.delete("x").await.unwrap_err(), Code::Auth, false, &["deleteFiles"]);
+    assert_eq!(store.deletion().await.unwrap(), Deletion::Denied);
+    expect(&store.delete("y").await.unwrap_err(), Code::Auth, false, &["leave it to another key"]);
+    assert_eq!(server.seen().len(), 4, "and is not tried again");
+}
+
+#[tokio::test]
+async fn a_service_without_versions_deletes_by_name() {
+    let unknown = refuse("501 Not Implemented", "", "NotImplemented");
+    let server = Server::playing([unknown.clone(), answer("204 No Content", "", "")]).await;
+    let store = server.once().await.store;
+    store.delete("x").await.unwrap();
+    assert!(server.seen()[1].head.starts_with("DELETE /my-bucket/openclaw-backup/x?x-id=DeleteObject "));
+    let server = Server::playing([unknown]).await;
+    assert_eq!(server.once().await.store.hidden().await.unwrap(), None);
+}
+
 #[tokio::test]
 async fn a_listing_is_asked_for_below_the_prefix_and_read_without_strangers() {
     let server = Server::playing([ok(LISTING)]).await;
@@ -354,7 +413,8 @@ async fn a_refused_key_names_operation_bucket_and_capability() {
     for (error, words) in &denied {
         expect(error, Code::Auth, false, words);
     }
-    assert_eq!(server.seen().len(), 4, "a refusal is not repeated");
+    // The deletion also asked for versions, and then whether there is a lock, or a rule that would do the rest.
+    assert_eq!(server.seen().len(), 7, "a refusal is not repeated");
 }
 
 #[tokio::test]

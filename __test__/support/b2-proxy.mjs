@@ -1,5 +1,6 @@
 // A loopback proxy in front of an S3 server that counts, slows down, breaks, and refuses what Backblaze B2 refuses.
-// It also answers b2_authorize_account. It does not check S3 signatures: the server behind it does that.
+// It also answers b2_authorize_account and b2_list_buckets, and holds a key to its capabilities, its bucket and its prefix. It
+// does not check S3 signatures: the server behind it does that.
 //
 // From JavaScript: `const proxy = await startProxy({ serverPort, personality: "b2", keyId: "AK", applicationKey: "SK" })`,
 // then `proxy.stats`, `proxy.reset()` and `proxy.settings.failWith = "503"` while it runs.
@@ -24,8 +25,16 @@ const DEFAULTS = {
    * the middle) or "lost" (passed on and done by the server, the answer dropped).
    */
   failWith: "503",
-  /** 403 for every deletion, as for a key without that capability. */
-  denyDelete: false,
+  /** What the key may do; whatever else it asks for is 403. */
+  capabilities: [
+    ...["listAllBucketNames", "listBuckets", "readBuckets", "listFiles", "readFiles", "writeFiles", "deleteFiles"],
+    ...["readBucketRetentions", "readFileRetentions", "writeFileRetentions"],
+  ],
+  /** The bucket and the start of names that the key is restricted to; null for none. */
+  bucketName: null,
+  namePrefix: null,
+  /** The lifecycle rules of every bucket, as b2_list_buckets shows them. */
+  lifecycleRules: [],
   /** The pair that b2_authorize_account accepts; null accepts any. */
   keyId: null,
   applicationKey: null,
@@ -91,6 +100,7 @@ export async function startProxy({ serverPort, port = 0, ...options }) {
 
   const server = http.createServer(async (request, response) => {
     if (request.url === "/__stats") return response.end(JSON.stringify(proxy.stats));
+    if (request.url.endsWith("/b2_list_buckets")) return listBuckets(settings, request, response);
     if (request.url.startsWith("/b2api/")) return authorize(settings, proxy.url, request, response);
     proxy.stats.requests += 1;
     const isList = request.method === "GET" && /[?&](list-type|prefix|delimiter)=/.test(request.url);
@@ -127,9 +137,8 @@ const INJECTED_ANSWERS = {
 
 /** What B2 would not do, as `[status, code, message]`. */
 function refusal(settings, request) {
-  const deletes = request.method === "DELETE" || (request.method === "POST" && /[?&]delete(=|&|$)/.test(request.url));
-  if (settings.denyDelete && deletes) return [403, "AccessDenied", "not entitled"];
   if (settings.personality !== "b2") return null;
+  if (!isEntitled(settings, request)) return [403, "AccessDenied", "not entitled"];
   const headers = Object.keys(request.headers);
   const checksum = headers.find((h) => h.startsWith("x-amz-checksum-") || h === "x-amz-sdk-checksum-algorithm");
   if (checksum) return [400, "InvalidArgument", `Unsupported header '${checksum}' received for this API call.`];
@@ -143,6 +152,34 @@ function refusal(settings, request) {
   return null;
 }
 
+/** Whether the key may make a request. Deleting by name only hides, which takes the right to write. */
+function isEntitled({ capabilities, bucketName, namePrefix }, { method, url }) {
+  const { pathname, searchParams } = new URL(url, "http://b2");
+  const [bucket, ...name] = decodeURIComponent(pathname).slice(1).split("/");
+  const isListing = searchParams.has("list-type") || searchParams.has("versions");
+  if (bucketName !== null && bucket !== bucketName) return false;
+  const rules = ["lifecycle", "object-lock"].find((rule) => searchParams.has(rule));
+  if (rules) return capabilities.includes({ lifecycle: "readBuckets", "object-lock": "readBucketRetentions" }[rules]);
+  const start = isListing ? (searchParams.get("prefix") ?? "") : name.join("/");
+  if (namePrefix !== null && !start.startsWith(namePrefix)) return false;
+  if (isListing) return capabilities.includes("listFiles");
+  if (method === "DELETE") return capabilities.includes(searchParams.has("versionId") ? "deleteFiles" : "writeFiles");
+  return capabilities.includes(method === "PUT" ? "writeFiles" : "readFiles");
+}
+
+/** The answer of b2_list_buckets, which the token and the capability listBuckets are needed for. */
+async function listBuckets({ capabilities, lifecycleRules }, request, response) {
+  const parts = [];
+  for await (const part of request) parts.push(part);
+  response.setHeader("content-type", "application/json");
+  if (request.headers.authorization !== "token" || !capabilities.includes("listBuckets")) {
+    response.writeHead(401);
+    return response.end(JSON.stringify({ status: 401, code: "unauthorized", message: "" }));
+  }
+  const { bucketName } = JSON.parse(Buffer.concat(parts).toString());
+  response.end(JSON.stringify({ buckets: [{ bucketId: "1", bucketName, bucketType: "allPrivate", lifecycleRules }] }));
+}
+
 /** The answer of b2_authorize_account, version 3, which names this proxy as the S3 endpoint. */
 function authorize(settings, s3ApiUrl, request, response) {
   const basic = Buffer.from((request.headers.authorization ?? "").replace(/^Basic /i, ""), "base64").toString();
@@ -151,12 +188,11 @@ function authorize(settings, s3ApiUrl, request, response) {
     response.writeHead(401);
     return response.end(JSON.stringify({ status: 401, code: "unauthorized", message: "" }));
   }
-  const capabilities = ["listAllBucketNames", "listBuckets", "readBuckets", "listFiles", "readFiles", "writeFiles"];
-  if (!settings.denyDelete) capabilities.push("deleteFiles");
+  const { capabilities, bucketName, namePrefix } = settings;
   const storageApi = {
     ...{ apiUrl: s3ApiUrl, downloadUrl: s3ApiUrl, s3ApiUrl },
     ...{ absoluteMinimumPartSize: 5_000_000, recommendedPartSize: 100_000_000 },
-    ...{ bucketId: null, bucketName: null, namePrefix: null, capabilities },
+    ...{ bucketId: bucketName && "1", bucketName, namePrefix, capabilities },
   };
   response.end(JSON.stringify({ accountId: "0123456789ab", authorizationToken: "token", apiInfo: { storageApi } }));
 }

@@ -69,3 +69,25 @@ export async function listObjects(server, bucket) {
   } while (token);
   return objects;
 }
+
+/** Turns on that a bucket keeps versions, as every bucket of B2 does. */
+export async function enableVersions(server, bucket) {
+  const xml =
+    '<VersioningConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Status>Enabled</Status></VersioningConfiguration>';
+  const { status, body } = await s3Request(server, "PUT", `/${bucket}`, {
+    query: { versioning: "" },
+    body: Buffer.from(xml),
+  });
+  if (status !== 200) throw new Error(`cannot turn on versions in the bucket ${bucket}: ${status} ${body}`);
+}
+
+/** Every version of the first thousand as `{ key, isMarker, isLatest }`. */
+export async function listVersions(server, bucket) {
+  const { status, body } = await s3Request(server, "GET", `/${bucket}`, { query: { versions: "" } });
+  if (status !== 200) throw new Error(`cannot list the versions of the bucket ${bucket}: ${status} ${body}`);
+  return [...body.toString().matchAll(/<(Version|DeleteMarker)>(.*?)<\/\1>/gs)].map(([, kind, entry]) => ({
+    key: /<Key>(.*?)<\/Key>/s.exec(entry)[1],
+    isMarker: kind === "DeleteMarker",
+    isLatest: /<IsLatest>true</.test(entry),
+  }));
+}

@@ -36,8 +36,10 @@ export async function startSeaweed() {
     [
       "server",
       ...["-ip=127.0.0.1", "-ip.bind=127.0.0.1", `-dir=${directory}`, "-master.telemetry=false"],
-      ...["-volume.max=50", "-master.volumeSizeLimitMB=512"],
+      ...["-volume.max=400", "-master.volumeSizeLimitMB=512"],
       ...["-s3", `-s3.config=${identities}`, "-s3.autoCreateBucket=false"],
+      // A bucket is also addressed as a name below this one, which every client takes for this machine.
+      "-s3.domainName=localhost",
       ...["-s3.port.iceberg=0", "-s3.port.lance=0"],
       `-filer.localSocket=${path.join(directory, "filer.sock")}`,
       `-s3.localSocket=${path.join(directory, "s3.sock")}`,

@@ -39,6 +39,22 @@ export function parseSchedule(text) {
   throw failure("CONFIG", `schedule: ${JSON.stringify(text)} is not a schedule; ${advice}`);
 }
 
+/** Enough to tell how often a schedule comes; one a second would be counted for too long. */
+const COUNTED_RUNS = 5000;
+
+/** How often a schedule comes in the 30 days after `from`. @param {string} text @param {number} from */
+export function runsPerMonth(text, from) {
+  const month = 30 * UNITS.d;
+  const next = parseSchedule(text);
+  let at = from;
+  for (let runs = 0; runs < COUNTED_RUNS; runs++) {
+    const following = next(at);
+    if (following > from + month) return runs;
+    at = following;
+  }
+  return (COUNTED_RUNS * month) / (at - from);
+}
+
 /**
  * What is known of earlier backups: the time of the last good one, of the last failure after it, and how many there were.
  * @typedef {{ lastSuccess?: number, lastFailure?: number, failures?: number }} History

@@ -147,7 +147,7 @@ export function pushed({ snapshot, files, bytes, changedFiles, uploadedBytes, du
  * @param {ReturnType<typeof import("./schedule.js").startSchedule> | null} schedule
  */
 export function status({ lastSuccess, lastError, lastDrill }, report, schedule) {
-  const { location, encrypted, snapshots, legacySnapshots, latest, storedBytes } = report;
+  const { location, encrypted, snapshots, legacySnapshots, latest, storedBytes, hiddenBytes, warnings } = report;
   const { shrunk: gone, proven, failed: unproven } = report;
   const problems = [
     ...(lastError ? ["the last backup failed"] : schedule?.isOverdue() ? ["a backup is overdue"] : []),
@@ -163,6 +163,8 @@ export function status({ lastSuccess, lastError, lastDrill }, report, schedule) 
     `Snapshots: ${number(snapshots)}${latest ? `, newest ${latest.id}` : ""}`,
     ...(legacySnapshots > 0 ? [`Of 0.1.x: ${number(legacySnapshots)}, named by their ids`] : []),
     `Stored: ${size(storedBytes)} in ${location}, ${encrypted ? "encrypted" : "not encrypted"}`,
+    ...(hiddenBytes ? [`Hidden, and also billed: ${size(hiddenBytes)}`] : []),
+    ...warnings.map((text) => `Warning: ${oneLine(text)}`),
     `Last proven restorable: ${proven ? `${proven.snapshot}, ${ago(Date.parse(proven.at))}` : "none yet"}`,
     ...(lastDrill?.skipped ? [`Last drill: ${ago(lastDrill.at)}, not made: ${oneLine(lastDrill.skipped)}`] : []),
     ...(unproven ? [`Not restorable: ${unproven.snapshot}: ${oneLine(unproven.problems[0] ?? "")}`] : []),

@@ -1,6 +1,7 @@
 //! One file per verb. Each takes a validated [`Target`](crate::config::Target), its options and an [`Operation`], and returns a report.
 
 mod capture;
+pub mod cost;
 pub mod diff;
 pub mod drill;
 pub mod import_legacy;
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
-use crate::store::SharedStore;
+use crate::store::{Deletion, Hidden, SharedStore};
 
 /// How far an operation has come. Counts only grow within a phase; totals may still grow while `phase` is `scan`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -438,6 +439,12 @@ pub struct PruneReport {
     pub deleted_packs: u64,
     /// Stored bytes freed.
     pub freed_bytes: u64,
+    /// Objects that nothing needs any more and that Object Lock keeps for now.
+    pub locked_objects: u64,
+    /// Whether nothing was removed because the credentials may not delete: it is left to a key that may.
+    pub left_to_another_key: bool,
+    /// Where the credentials may only hide: the days after which a lifecycle rule of the bucket deletes what is hidden.
+    pub hidden_for_days: Option<u32>,
 }
 
 /// Options of `import-legacy`.
@@ -513,4 +520,19 @@ pub struct StatusReport {
     pub proven: Option<drill::Proven>,
     /// A listed snapshot that a drill on this machine could not restore.
     pub failed: Option<drill::Failed>,
+    /// What the bucket keeps and bills besides: older versions; `None` where the service cannot tell.
+    pub hidden: Option<Hidden>,
+    /// How the store deletes what is not needed any more.
+    pub deletion: Deletion,
+    /// What the owner of the bucket should look after.
+    pub warnings: Vec<String>,
+    /// What a month costs, when that was asked for and the repository is not in a directory.
+    pub cost: Option<cost::Cost>,
+}
+
+/// Options of `status`.
+#[derive(Debug, Clone, Default)]
+pub struct StatusOptions {
+    /// How often the schedule takes a snapshot in 30 days: then the report says what a month costs.
+    pub pushes_per_month: Option<f64>,
 }

@@ -4,6 +4,8 @@
 //! the name. First a pack is condemned by an index object: from then on no push relies on it, but it can still be read.
 //! Only after a grace period, by the store's clock, and after another look at every snapshot is it deleted; if a push
 //! that was under way did rely on it, it is taken back into use instead.
+//!
+//! Where the key may not delete, all of this is left to one that may. What Object Lock keeps is left until it may go.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use crate::repository::open::{IfMissing, Repository};
 use crate::repository::pack::pack_key;
 use crate::repository::read::missing;
 use crate::repository::tree::Entry;
-use crate::store::ObjectMeta;
+use crate::store::{Deletion, Hidden, Lifecycle, ObjectMeta};
 
 /// How long a pack stays readable after it was condemned. No push may take longer: one that does looks again before it
 /// commits.
@@ -40,20 +42,42 @@ pub async fn prune(target: &Target, operation: &Operation) -> Result<PruneReport
     prune_after(target, GRACE, operation).await
 }
 
+/// [`prune`] that applies retention to every machine's snapshots, each machine's by themselves: for machines whose keys may
+/// not delete.
+///
+/// # Errors
+/// Those of [`prune`].
+pub async fn prune_all_machines(target: &Target, operation: &Operation) -> Result<PruneReport> {
+    prune_as(target, Whose::All, GRACE, operation).await
+}
+
 /// [`prune`] with another grace period. For tests: a shorter one than [`GRACE`] is safe only while nobody pushes.
 ///
 /// # Errors
 /// Those of [`prune`].
 pub async fn prune_after(target: &Target, grace: Duration, operation: &Operation) -> Result<PruneReport> {
+    prune_as(target, Whose::Own, grace, operation).await
+}
+
+/// Whose snapshots retention may remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// This machine's.
+    Own,
+    /// Every machine's.
+    All,
+}
+
+async fn prune_as(target: &Target, whose: Whose, grace: Duration, operation: &Operation) -> Result<PruneReport> {
     let workplace = Workplace::open(target, "prune").await?;
     let cache = Some(Arc::clone(&workplace.cache));
     let mut repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
     // Index objects are written on the way.
     repository.keyring.writing()?;
     let mut report = PruneReport::default();
-    remove_snapshots(&mut repository, target, &workplace, operation, &mut report).await?;
-    if report.shrunk.is_none() {
-        sweep(&mut repository, grace, operation, &mut report).await?;
+    if may_delete(&repository, &mut report).await? {
+        let done = run(&mut repository, target, &workplace, whose, Some(grace), operation, &mut report).await;
+        unless_denied(&repository, done, &mut report).await?;
     }
     Ok(report)
 }
@@ -131,40 +155,125 @@ pub(super) async fn apply_retention(
     if regular < target.keep_snapshots as usize {
         return Ok(report);
     }
-    repository.refresh().await?;
-    remove_snapshots(repository, target, workplace, operation, &mut report).await?;
-    if !report.removed_snapshots.is_empty() {
-        sweep(repository, GRACE, operation, &mut report).await?;
+    if may_delete(repository, &mut report).await? {
+        repository.refresh().await?;
+        let done = run(repository, target, workplace, Whose::Own, None, operation, &mut report).await;
+        unless_denied(repository, done, &mut report).await?;
     }
     Ok(report)
 }
 
-/// Removes the manifests of this machine's regular snapshots that retention does not keep; none while the state has lost most
-/// of its files and the owner has not agreed.
+/// Removes snapshots, and frees what nothing needs after `grace`; without one as usual, and only if a snapshot went.
+async fn run(
+    repository: &mut Repository,
+    target: &Target,
+    workplace: &Workplace,
+    whose: Whose,
+    grace: Option<Duration>,
+    operation: &Operation,
+    report: &mut PruneReport,
+) -> Result<()> {
+    remove_snapshots(repository, target, workplace, whose, operation, report).await?;
+    if report.shrunk.is_some() || (grace.is_none() && report.removed_snapshots.is_empty()) {
+        return Ok(());
+    }
+    sweep(repository, grace.unwrap_or(GRACE), operation, report).await
+}
+
+/// Whether the key may delete, as far as that is known before it is tried.
+async fn may_delete(repository: &Repository, report: &mut PruneReport) -> Result<bool> {
+    let deletion = repository.store.deletion().await?;
+    report.left_to_another_key = deletion == Deletion::Denied;
+    report.hidden_for_days = match deletion {
+        Deletion::ByLifecycle { days } => Some(days),
+        _ => None,
+    };
+    Ok(!report.left_to_another_key)
+}
+
+/// `done`, unless it failed because the first deletion showed that the key may not delete.
+async fn unless_denied(repository: &Repository, done: Result<()>, report: &mut PruneReport) -> Result<()> {
+    let is_allowed = may_delete(repository, report).await?;
+    match done {
+        Err(error) if error.code() == Code::Auth && !is_allowed => Ok(()),
+        done => done,
+    }
+}
+
+/// Whether Object Lock keeps an object for now; those that do are counted.
+async fn is_locked(repository: &Repository, key: &str, report: &mut PruneReport) -> Result<bool> {
+    let locked = repository.store.locked_until(key).await?.is_some();
+    report.locked_objects += u64::from(locked);
+    Ok(locked)
+}
+
+/// Refuses to free anything while snapshots are hidden that this program did not remove: it deletes for good, so somebody
+/// else did, perhaps with a stolen key that may do no more. What they need would be lost.
+async fn check_hidden_snapshots(repository: &Repository) -> Result<()> {
+    let hidden = hidden_snapshots(&repository.store.hidden().await?.unwrap_or_default());
+    let by_rule = |lifecycle: Lifecycle| lifecycle.deletes_hidden_after.is_some();
+    // With such a rule, machines that may only hide remove their old snapshots in this way.
+    if hidden.is_empty() || repository.store.lifecycle().await?.is_some_and(by_rule) {
+        return Ok(());
+    }
+    let message = format!(
+        "nothing was freed, since {} snapshots are hidden in the bucket, the first of them {}",
+        hidden.len(),
+        hidden[0]
+    );
+    Err(Error::new(Code::Corrupt, message)
+        .in_snapshot(hidden[0].as_str())
+        .advise("delete their delete markers to get them back, or their versions to give them up"))
+}
+
+/// The snapshots whose manifests were deleted without their versions.
+pub(super) fn hidden_snapshots(hidden: &Hidden) -> Vec<SnapshotId> {
+    let id = |key: &String| key.strip_suffix("/manifest.json")?.parse().ok();
+    hidden.deleted.iter().filter_map(id).collect()
+}
+
+/// Removes the manifests of the regular snapshots of this machine, or of each, that retention does not keep; none of a machine
+/// whose state has lost most of its files while the owner has not agreed there.
 async fn remove_snapshots(
     repository: &mut Repository,
     target: &Target,
     workplace: &Workplace,
+    whose: Whose,
     operation: &Operation,
     report: &mut PruneReport,
 ) -> Result<()> {
     let Summaries { readable, .. } = summaries(repository, operation).await?;
-    let own = own_snapshots(&readable, workplace.machine);
-    report.shrunk = shrink(&own, workplace.folder.accepted_shrink().as_deref(), None);
-    if report.shrunk.is_some() {
-        return Ok(());
-    }
-    let ids: Vec<&SnapshotId> = own.iter().map(|(id, _)| id).collect();
+    let machines: BTreeSet<MachineId> = match whose {
+        Whose::Own => BTreeSet::from([workplace.machine]),
+        Whose::All => readable.iter().map(|(_, summary)| summary.machine).collect(),
+    };
+    let mut going: Vec<SnapshotId> = Vec::new();
     // The owner's calendar, by the clock that dates snapshots.
     let now = jiff::Timestamp::try_from(repository.store.now())
         .map_err(|error| Error::new(Code::Config, format!("the clock shows no usable time: {error}")))?
         .to_zoned(jiff::tz::TimeZone::system());
-    let kept = kept(&ids, target.keep_snapshots as usize, &target.retention, &now);
-    let removed: Vec<SnapshotId> = own.iter().map(|(id, _)| id).filter(|id| !kept.contains(id)).cloned().collect();
-    for id in &removed {
+    for machine in machines {
+        let own = own_snapshots(&readable, machine);
+        // What was agreed to is kept on the machine that it is about.
+        let accepted = (machine == workplace.machine).then(|| workplace.folder.accepted_shrink()).flatten();
+        if let Some(shrunk) = shrink(&own, accepted.as_deref(), None) {
+            report.shrunk = Some(shrunk);
+            continue;
+        }
+        let ids: Vec<&SnapshotId> = own.iter().map(|(id, _)| id).collect();
+        let kept = kept(&ids, target.keep_snapshots as usize, &target.retention, &now);
+        going.extend(own.iter().map(|(id, _)| id).filter(|id| !kept.contains(id)).cloned());
+    }
+    let mut removed: Vec<SnapshotId> = Vec::new();
+    for id in &going {
         operation.check()?;
-        repository.store.delete(&id.manifest_key()).await.map_err(|error| error.in_snapshot(id.as_str()))?;
+        let key = id.manifest_key();
+        if is_locked(repository, &key, report).await? {
+            continue;
+        }
+        repository.store.delete(&key).await.map_err(|error| error.in_snapshot(id.as_str()))?;
         report.removed_snapshots.push(id.to_string());
+        removed.push(id.clone());
     }
     repository.contents.snapshots.retain(|(id, _)| !removed.contains(id));
     Ok(())
@@ -251,6 +360,7 @@ async fn sweep(
     operation: &Operation,
     report: &mut PruneReport,
 ) -> Result<()> {
+    check_hidden_snapshots(repository).await?;
     let mut index = Arc::new(repository.load_index().await?);
     if !index.unreadable.is_empty() && !index.damaged_objects.is_empty() {
         replace_damaged_objects(repository, &index, operation).await?;
@@ -269,7 +379,7 @@ async fn sweep(
     decide_condemned(repository, &index, &needed, is_over, operation, report).await?;
     delete_orphans(repository, &index, is_over, operation, report).await?;
     condemn(repository, &index, &needed, is_over, report).await?;
-    merge(repository, operation).await
+    merge(repository, operation, report).await
 }
 
 /// Lets go of index objects whose bytes are not what was sealed, once others name every pack: what such an object said of
@@ -278,6 +388,12 @@ async fn replace_damaged_objects(repository: &mut Repository, index: &Index, ope
     // What else cannot be read may need what the damaged object says, or be opened by another machine.
     if index.unreadable.len() > index.damaged_objects.len() {
         return Ok(());
+    }
+    // What Object Lock keeps cannot be replaced yet.
+    for id in &index.damaged_objects {
+        if repository.store.locked_until(&index_key(*id)).await?.is_some() {
+            return Ok(());
+        }
     }
     let recovered: Vec<PackEntry> =
         index.recovered.iter().filter_map(|id| index.pack(*id)).map(|pack| pack.entry.clone()).collect();
@@ -328,6 +444,23 @@ async fn condemn(
     Ok(())
 }
 
+/// The index objects that may be replaced now, and the packs that those name which Object Lock keeps.
+async fn replaceable(
+    repository: &Repository,
+    objects: Vec<(IndexId, ObjectMeta, IndexObject)>,
+    report: &mut PruneReport,
+) -> Result<(Vec<(IndexId, ObjectMeta, IndexObject)>, HashSet<PackId>)> {
+    let (mut free, mut bound) = (Vec::new(), HashSet::new());
+    for (id, meta, object) in objects {
+        if is_locked(repository, &index_key(id), report).await? {
+            bound.extend(object.live.iter().chain(&object.condemned).map(|pack| pack.id));
+        } else {
+            free.push((id, meta, object));
+        }
+    }
+    Ok((free, bound))
+}
+
 /// Deletes what was condemned before the grace period began and is still not needed. What is needed after all is taken
 /// back into use.
 async fn decide_condemned(
@@ -338,14 +471,20 @@ async fn decide_condemned(
     operation: &Operation,
     report: &mut PruneReport,
 ) -> Result<()> {
-    let objects = index_objects(repository).await?;
+    let (objects, bound) = replaceable(repository, index_objects(repository).await?, report).await?;
     let live = index.packs.iter().filter(|pack| pack.is_reliable()).map(|pack| &pack.entry);
     let live: HashSet<ChunkId> = live.flat_map(PackEntry::chunk_ids).collect();
     let (mut revived, mut dead) = (BTreeMap::new(), BTreeMap::new());
     let mut decided = BTreeSet::new();
     for (id, meta, object) in &objects {
         let (back, rest): (Vec<_>, Vec<_>) = object.condemned.iter().partition(|pack| needed.needs(pack, &live));
-        let gone = if is_over(meta) { rest } else { Vec::new() };
+        let mut gone = if is_over(meta) { rest } else { Vec::new() };
+        for pack in &gone {
+            if bound.contains(&pack.id) || is_locked(repository, &pack_key(pack.id), report).await? {
+                gone = Vec::new();
+                break;
+            }
+        }
         if !back.is_empty() || !gone.is_empty() {
             decided.insert(*id);
         }
@@ -423,6 +562,9 @@ async fn delete_orphans(
         .collect();
     for (id, size) in orphans {
         operation.check()?;
+        if is_locked(repository, &pack_key(id), report).await? {
+            continue;
+        }
         repository.store.delete(&pack_key(id)).await?;
         repository.contents.packs.remove(&id);
         report.deleted_packs += 1;
@@ -438,6 +580,10 @@ fn forget(repository: &Repository, needed: &Needed) {
     let is_there = |key: &str| match key.split_once('/') {
         Some(("tree", id)) => id.parse().is_ok_and(|id| needed.chunks.contains(&id)),
         Some(("index", id)) => id.parse().is_ok_and(|id| contents.indexes.contains_key(&id)),
+        Some(("lock", key)) => match key.strip_prefix("packs/").and_then(|name| name.split_once('/')) {
+            Some((_, id)) => id.parse().is_ok_and(|id| contents.packs.contains_key(&id)),
+            None => true,
+        },
         _ => match key.strip_suffix("/manifest.json") {
             Some(id) => contents.has_snapshot(id) || contents.legacy.has(id),
             None => true,
@@ -447,7 +593,7 @@ fn forget(repository: &Repository, needed: &Needed) {
 }
 
 /// Merges many small index objects. Those that condemn stay as they are: their age is what the grace period counts.
-async fn merge(repository: &mut Repository, operation: &Operation) -> Result<()> {
+async fn merge(repository: &mut Repository, operation: &Operation, report: &mut PruneReport) -> Result<()> {
     if repository.contents.indexes.len() <= MANY_INDEX_OBJECTS {
         return Ok(());
     }
@@ -457,6 +603,9 @@ async fn merge(repository: &mut Repository, operation: &Operation) -> Result<()>
         Err(error) if error.code() == Code::NotFound => return Ok(()),
         objects => objects?,
     };
+    let counted = report.locked_objects;
+    let (objects, _) = replaceable(repository, objects, report).await?;
+    report.locked_objects = counted;
     let small: Vec<_> = objects.into_iter().filter(|(_, _, object)| object.condemned.is_empty()).collect();
     if small.len() <= MANY_INDEX_OBJECTS / 2 {
         return Ok(());

@@ -1,13 +1,13 @@
 //! `push`: takes a snapshot of the state directory and stores what the repository does not have yet.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
 use super::capture::{Captured, Survey};
 use super::workplace::Workplace;
-use super::{Meter, Operation, PushOptions, PushReport, Trigger, prune};
+use super::{Meter, Operation, PushOptions, PushReport, Trigger, cost, prune};
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
 use crate::repository::id::SnapshotId;
@@ -17,12 +17,16 @@ use crate::repository::manifest::{LISTED_EXCEPTIONS, Summary};
 use crate::repository::open::{IfMissing, Repository};
 use crate::repository::tree::Entry;
 use crate::repository::write::Writer;
+use crate::store::ObjectMeta;
+use crate::task::in_parallel;
 
 /// A push that took longer than this looks again at what the store holds before it commits. Far below the grace period
 /// after which other machines delete packs.
 const TRUST_LISTING: Duration = Duration::from_mins(10);
 /// The oldest pack of an interrupted run that is taken over; older ones may be about to be deleted as orphans.
 const ADOPT_BELOW_AGE: Duration = Duration::from_hours(12);
+/// Locks renewed at once.
+const PARALLEL_LOCKS: usize = 8;
 /// Under which name the cache remembers the last snapshot of this machine.
 const LAST_SNAPSHOT: &str = "last";
 
@@ -58,6 +62,9 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
         let id = upload.commit(options.trigger, shrunk.is_some()).await?;
         // The snapshot is safe by now: what fails from here on is worth a warning, not a failure.
         match prune::apply_retention(&mut upload.repository, target, &workplace, operation).await {
+            Ok(pruned) if pruned.left_to_another_key => {
+                warnings.push("old snapshots stay: this key may not delete, and leaves pruning to another one".into());
+            }
             Ok(_) => {}
             Err(error) if error.code() == Code::Cancelled => {}
             Err(error) => warnings.push(format!("old snapshots were not removed: {error}")),
@@ -65,7 +72,14 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
         Some(id)
     };
     warnings.extend(shrunk.as_ref().map(prune::shrink_warning));
+    match renew_locks(target, &upload, operation).await {
+        Err(error) if error.code() != Code::Cancelled => {
+            warnings.push(format!("older objects were not locked again: {error}"));
+        }
+        _ => {}
+    }
     let stats = upload.repository.stats();
+    workplace.cache.attempt(|cache| cost::remember_push(cache, options.trigger, stats));
     let Captured { files, bytes, changed_files, exceptions, .. } = upload.captured;
     Ok(PushReport {
         snapshot: snapshot.as_ref().map(ToString::to_string),
@@ -80,6 +94,46 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
         shrunk,
         duration: started.elapsed(),
     })
+}
+
+/// With Object Lock, locks again what the newest snapshot needs of older objects, for as long as a new object: the packs in
+/// use, the key slots and, with nothing changed, the snapshot's own manifest. Each once in half of that time, as this
+/// machine remembers it. What an index object says can be read from the packs.
+async fn renew_locks(target: &Target, upload: &Upload<'_>, operation: &Operation) -> Result<()> {
+    let Some(lock) = target.object_lock else { return Ok(()) };
+    let (contents, cache) = (&upload.repository.contents, &upload.workplace.cache);
+    let now = upload.repository.store.now();
+    let live = upload.index.packs.iter().filter(|pack| !pack.condemned).map(|pack| pack.entry.id);
+    let packs = live.filter_map(|id| contents.packs.get(&id));
+    let slots = contents.slots.iter().map(|(_, meta)| meta);
+    let newest = contents.snapshots.last().map(|(_, meta)| meta);
+    let due = |meta: &&ObjectMeta| {
+        let renewed =
+            cache.object(&lock_record(&meta.key)).and_then(|at| Some(u64::from_le_bytes(at.try_into().ok()?)));
+        let renewed = renewed.map_or(meta.modified, |at| meta.modified.max(UNIX_EPOCH + Duration::from_secs(at)));
+        now.duration_since(renewed).is_ok_and(|age| age >= lock / 2)
+    };
+    let due: Vec<String> = packs.chain(slots).chain(newest).filter(due).map(|meta| meta.key.clone()).collect();
+    let at = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().to_le_bytes();
+    let renewals = due.into_iter().map(|key| {
+        let store = Arc::clone(&upload.repository.store);
+        async move { (store.renew_lock(&key).await, key) }
+    });
+    in_parallel(PARALLEL_LOCKS, renewals, operation, |(renewed, key)| match renewed {
+        // Retention or another machine was quicker.
+        Err(error) if error.code() == Code::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => {
+            cache.attempt(|cache| cache.put_objects([(lock_record(&key), &at[..])]));
+            Ok(())
+        }
+    })
+    .await
+}
+
+/// Under which name the cache remembers when an object was locked again.
+fn lock_record(key: &str) -> String {
+    format!("lock/{key}")
 }
 
 /// What the cache remembers of this machine's last snapshot.

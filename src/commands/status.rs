@@ -2,10 +2,10 @@
 
 use super::drill::Record;
 use super::list::{Summaries, info, summaries};
-use super::prune::{own_snapshots, shrink};
+use super::prune::{hidden_snapshots, own_snapshots, shrink};
 use super::workplace::cache_for_reading;
-use super::{Operation, Shrink, StatusReport};
-use crate::config::Target;
+use super::{Operation, Shrink, StatusOptions, StatusReport, cost};
+use crate::config::{Endpoint, Target};
 use crate::error::Result;
 use crate::repository::id::SnapshotId;
 use crate::repository::manifest::Summary;
@@ -14,13 +14,14 @@ use crate::state::places::Places;
 use crate::state::private::PrivateFolder;
 use crate::state::rules::Rules;
 use crate::state::scan::scan;
+use crate::store::{Deletion, Hidden, Lifecycle};
 use crate::task::blocking;
 
 /// Looks at the repository and at the state.
 ///
 /// # Errors
 /// Those of [`Repository::open`] and of the store, `CANCELLED`.
-pub async fn status(target: &Target, operation: &Operation) -> Result<StatusReport> {
+pub async fn status(target: &Target, options: &StatusOptions, operation: &Operation) -> Result<StatusReport> {
     let scanning = {
         let (target, operation) = (target.clone(), operation.clone());
         // On an empty machine there is nothing to look at yet.
@@ -36,13 +37,23 @@ pub async fn status(target: &Target, operation: &Operation) -> Result<StatusRepo
     let repository =
         Repository::open(target, cache_for_reading(target).await, IfMissing::ReadAsEmpty, operation).await?;
     let Summaries { readable, .. } = summaries(&repository, operation).await?;
-    let contents = &repository.contents;
+    let (contents, store) = (&repository.contents, &repository.store);
+    let hidden = store.hidden().await?;
+    let deletion = store.deletion().await?;
+    let warnings = warnings(hidden.as_ref(), deletion, store.lifecycle().await?);
+    let cost = match options.pushes_per_month {
+        Some(pushes) if !matches!(target.endpoint, Endpoint::Directory(_)) => {
+            let billed_bytes = contents.bytes + hidden.as_ref().map_or(0, |hidden| hidden.bytes);
+            Some(cost::of_month(repository.cache.as_deref(), pushes, billed_bytes)?)
+        }
+        _ => None,
+    };
     let (shrunk, record) = {
         let (target, readable) = (target.clone(), readable.clone());
         blocking(move || Ok((shrunk(&target, &readable), Record::read(&target)))).await?
     };
     Ok(StatusReport {
-        location: repository.store.location(),
+        location: store.location(),
         encrypted: target.encrypt,
         snapshots: readable.len() as u64,
         legacy_snapshots: contents.legacy.len() as u64,
@@ -53,6 +64,10 @@ pub async fn status(target: &Target, operation: &Operation) -> Result<StatusRepo
         shrunk,
         proven: record.proven,
         failed: record.failed.filter(|failed| contents.has_snapshot(&failed.snapshot)),
+        hidden,
+        deletion,
+        warnings,
+        cost,
     })
 }
 
@@ -61,4 +76,31 @@ fn shrunk(target: &Target, readable: &[(SnapshotId, Summary)]) -> Option<Shrink>
     let folder = PrivateFolder::existing(&target.state_dir)?;
     let own = own_snapshots(readable, folder.known_machine_id()?);
     shrink(&own, folder.accepted_shrink().as_deref(), None)
+}
+
+/// What the owner of the bucket should look after.
+fn warnings(hidden: Option<&Hidden>, deletion: Deletion, lifecycle: Option<Lifecycle>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let Lifecycle { expires_after, deletes_hidden_after } = lifecycle.unwrap_or_default();
+    if let Some(days) = expires_after {
+        warnings.push(format!(
+            "a lifecycle rule of the bucket removes backups {days} days after their upload: change it, or choose another prefix"
+        ));
+    }
+    let Some(hidden) = hidden.filter(|hidden| hidden.versions > 0 && deletes_hidden_after.is_none()) else {
+        return warnings;
+    };
+    let snapshots = hidden_snapshots(hidden);
+    if !snapshots.is_empty() && !matches!(deletion, Deletion::ByLifecycle { .. }) {
+        warnings.push(format!(
+            "{} snapshots were hidden in the bucket by another program or another person: prune frees nothing until \
+             their delete markers or their versions are deleted",
+            snapshots.len()
+        ));
+    }
+    warnings.push(
+        "what is hidden stays and is billed: no lifecycle rule of the bucket that this key can see deletes it"
+            .to_owned(),
+    );
+    warnings
 }

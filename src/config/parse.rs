@@ -6,12 +6,12 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::{Endpoint, PLUGIN_ID, Retention, Secret, Target, Timeouts, Variables};
+use super::{Addressing, Endpoint, PLUGIN_ID, Retention, Secret, Target, Timeouts, Variables};
 use crate::error::{Error, Result};
 use crate::repository::recovery_code::RecoveryCode;
 use crate::state::openclaw_config::reference_name;
 
-const FIELDS: [&str; 22] = [
+const FIELDS: [&str; 25] = [
     "keyId",
     "applicationKey",
     "bucket",
@@ -32,6 +32,9 @@ const FIELDS: [&str; 22] = [
     "notifyOnFailure",
     "restoreDrill",
     "timeouts",
+    "addressing",
+    "allowInsecureEndpoint",
+    "objectLockDays",
     "authorizeUrl",
     "stateDir",
 ];
@@ -57,6 +60,10 @@ const MAX_PREFIX_BYTES: usize = 512;
 /// Far more than anybody writes; a bound for a list that came from a mistake.
 const MAX_LIST_ITEMS: usize = 1000;
 const MAX_TIMEOUT: Duration = Duration::from_hours(24);
+/// Nobody can shorten a lock: a slip of the pen must not bind anybody for decades.
+const MAX_OBJECT_LOCK_DAYS: u32 = 365;
+/// Services that answer, or promise to answer, requests in path style no longer. The others know path style at least.
+const VIRTUAL_HOST_SERVICES: [&str; 4] = [".amazonaws.com", ".amazonaws.com.cn", ".aliyuncs.com", ".myqcloud.com"];
 
 impl Target {
     /// Checks the resolved configuration: the fields of `plugins.entries.openclaw-b2-backup.config` and `stateDir`.
@@ -70,7 +77,11 @@ impl Target {
         let fields = Fields { object, parent: "" };
         fields.only(&FIELDS)?;
 
-        let endpoint = fields.text("endpoint")?.map_or(Ok(Endpoint::BackblazeB2), |text| endpoint(&text))?;
+        let allow_insecure_endpoint = fields.boolean("allowInsecureEndpoint", false)?;
+        let endpoint = match fields.text("endpoint")? {
+            Some(text) => endpoint(&text, allow_insecure_endpoint)?,
+            None => Endpoint::BackblazeB2,
+        };
         let needs_bucket = !matches!(endpoint, Endpoint::Directory(_));
         let encrypt = fields.boolean("encrypt", true)?;
         let key_id = fields.credential("keyId")?;
@@ -95,9 +106,11 @@ impl Target {
             return Err(Error::config("applicationKey", "missing, and nothing else is there to encrypt with")
                 .advise("set applicationKey or passphrase, or set encrypt to false"));
         }
-        let region = match fields.text("region")? {
-            Some(region) => Some(check_region(region)?),
-            None => backblaze_region(&endpoint),
+        let region = fields.text("region")?.map(check_region).transpose()?;
+        // B2 by its own name is B2 all the same.
+        let (endpoint, region) = match backblaze_region(&endpoint) {
+            Some(own) if region.as_ref().is_none_or(|region| *region == own) => (Endpoint::BackblazeB2, Some(own)),
+            _ => (endpoint, region),
         };
 
         Ok(Self {
@@ -109,6 +122,9 @@ impl Target {
             application_key,
             bucket,
             region,
+            addressing: addressing(&fields, &endpoint)?,
+            allow_insecure_endpoint,
+            object_lock: object_lock(&fields, &endpoint)?,
             endpoint,
             prefix: fields.text("prefix")?.map_or(Ok(DEFAULT_PREFIX.into()), |text| prefix(&text))?,
             encrypt,
@@ -130,7 +146,7 @@ impl Target {
             notify_on_failure: fields.boolean("notifyOnFailure", true)?,
             restore_drill: fields.boolean("restoreDrill", true)?,
             authorize_url: match fields.text("authorizeUrl")? {
-                Some(text) => service_url("authorizeUrl", &text)?,
+                Some(text) => service_url("authorizeUrl", &text, PlainHttp::Loopback)?,
                 None => DEFAULT_AUTHORIZE_URL.into(),
             },
             timeouts: timeouts(&fields)?,
@@ -390,13 +406,14 @@ fn prefix(text: &str) -> Result<String> {
     Ok(trimmed.to_owned())
 }
 
-fn endpoint(text: &str) -> Result<Endpoint> {
+fn endpoint(text: &str, allow_insecure: bool) -> Result<Endpoint> {
     if !text.contains("://") {
         return Err(Error::config("endpoint", format!("{text:?} is not a URL"))
             .advise(format!("write it with its scheme, as \"https://{text}\", or \"file:///dir\" for a directory")));
     }
     if !text.to_ascii_lowercase().starts_with("file:") {
-        return service_url("endpoint", text).map(Endpoint::S3);
+        let plain_http = if allow_insecure { PlainHttp::Anywhere } else { PlainHttp::Loopback };
+        return service_url("endpoint", text, plain_http).map(Endpoint::S3);
     }
     let url = Url::parse(text).map_err(|error| Error::config("endpoint", format!("{text:?}: {error}")))?;
     let directory = url
@@ -410,22 +427,35 @@ fn endpoint(text: &str) -> Result<Endpoint> {
     })
 }
 
-/// A base URL without a slash at its end. Credentials are never sent in the clear, except to this machine itself.
-fn service_url(field: &str, text: &str) -> Result<String> {
+/// Where to a URL may be plain `http://`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PlainHttp {
+    /// To this machine itself.
+    Loopback,
+    /// To any machine, because the user says that the way there is safe.
+    Anywhere,
+}
+
+/// A base URL without a slash at its end.
+fn service_url(field: &str, text: &str, plain_http: PlainHttp) -> Result<String> {
     let url = Url::parse(text).map_err(|error| Error::config(field, format!("not a URL: {error}")))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(Error::config(field, "holds a user name or a password")
             .advise("remove them; keyId and applicationKey are the credentials"));
     }
     let loopback = match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
         Some(url::Host::Ipv6(address)) => address.is_loopback(),
         None => false,
     };
     match url.scheme() {
         "https" => {}
-        "http" if loopback => {}
+        "http" if loopback || plain_http == PlainHttp::Anywhere => {}
+        "http" if field == "endpoint" => {
+            return Err(Error::config(field, format!("{text:?} is not encrypted on its way"))
+                .advise("use https, or set allowInsecureEndpoint to true where nobody else can listen"));
+        }
         "http" => {
             return Err(Error::config(field, format!("{text:?} is not encrypted on its way")).advise("use https"));
         }
@@ -438,6 +468,40 @@ fn service_url(field: &str, text: &str) -> Result<String> {
         return Err(Error::config(field, format!("{text:?} has a query or a fragment")).advise("end it before ? or #"));
     }
     Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+/// The field, or what the service of the endpoint is known to need.
+fn addressing(fields: &Fields<'_>, endpoint: &Endpoint) -> Result<Addressing> {
+    let given = fields.text("addressing")?;
+    let Endpoint::S3(url) = endpoint else {
+        return match given {
+            Some(_) => Err(fields.error("addressing", "is for an endpoint of another S3 service").advise("remove it")),
+            None => Ok(Addressing::Path),
+        };
+    };
+    match given.as_deref() {
+        Some("path") => Ok(Addressing::Path),
+        Some("virtual") => Ok(Addressing::VirtualHost),
+        Some(other) => Err(fields.error("addressing", format!("{other:?} is neither \"path\" nor \"virtual\""))),
+        None => {
+            let host = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+            let virtual_host = VIRTUAL_HOST_SERVICES.iter().any(|service| host.ends_with(service));
+            Ok(if virtual_host { Addressing::VirtualHost } else { Addressing::Path })
+        }
+    }
+}
+
+fn object_lock(fields: &Fields<'_>, endpoint: &Endpoint) -> Result<Option<Duration>> {
+    let Some(days) = fields.whole("objectLockDays")? else { return Ok(None) };
+    if matches!(endpoint, Endpoint::Directory(_)) {
+        return Err(fields.error("objectLockDays", "a directory has no Object Lock").advise("remove the field"));
+    }
+    if !(1..=MAX_OBJECT_LOCK_DAYS).contains(&days) {
+        return Err(fields
+            .error("objectLockDays", format!("{days} is not between 1 and {MAX_OBJECT_LOCK_DAYS}"))
+            .advise("remove the field to lock nothing"));
+    }
+    Ok(Some(Duration::from_hours(24 * u64::from(days))))
 }
 
 /// The region in the name of B2's S3 endpoints, `s3.<region>.backblazeb2.com`.
@@ -556,6 +620,8 @@ mod tests {
         assert_eq!(target.timeouts, Timeouts::default());
         assert_eq!(target.authorize_url, "https://api.backblazeb2.com/b2api/v3/b2_authorize_account");
         assert_eq!(target.region, None);
+        assert_eq!((target.object_lock, target.allow_insecure_endpoint), (None, false));
+        assert_eq!(target.addressing, Addressing::Path);
     }
 
     #[test]
@@ -565,7 +631,10 @@ mod tests {
             "endpoint": "https://s3.example.org/", "passphrase": " any text ", "keyFile": "/k", "retention": { "daily": 7, "maxAgeDays": 90 },
             "include": ["media/**"], "exclude": ["*.log"], "extraPaths": ["/srv/x/"], "confirmRollback": false,
             "notifyOnFailure": false, "restoreDrill": false, "timeouts": { "stallMs": 1500 }, "authorizeUrl": "http://127.0.0.1:9000",
+            "objectLockDays": 30, "addressing": "virtual", "allowInsecureEndpoint": false,
         }));
+        assert_eq!(target.object_lock, Some(Duration::from_hours(720)));
+        assert_eq!(target.addressing, Addressing::VirtualHost);
         assert_eq!(target.endpoint, Endpoint::S3("https://s3.example.org".into()));
         assert_eq!((target.prefix.as_str(), target.schedule.as_str()), ("a/b", "6h"));
         assert_eq!((target.keep_snapshots, target.encrypt), (3, false));
@@ -629,6 +698,15 @@ mod tests {
             (json!({ "retention": 7 }), "retention: expected an object"),
             (json!({ "timeouts": { "connectMs": 0 } }), "timeouts.connectMs: 0"),
             (json!({ "timeouts": { "stallMs": 4_000_000_000_u32 } }), "timeouts.stallMs: is longer"),
+            (json!({ "objectLockDays": 0 }), "objectLockDays: 0 is not between 1 and 365"),
+            (json!({ "objectLockDays": 400 }), "objectLockDays: 400 is not between"),
+            (json!({ "objectLockDays": 7, "endpoint": "file:///b" }), "objectLockDays: a directory has no Object Lock"),
+            (
+                json!({ "addressing": "host", "endpoint": "https://s3.example.org" }),
+                "addressing: \"host\" is neither \"path\" nor \"virtual\"",
+            ),
+            (json!({ "addressing": "path" }), "addressing: is for an endpoint of another S3 service"),
+            (json!({ "allowInsecureEndpoint": "yes" }), "allowInsecureEndpoint: expected true or false"),
             (json!({ "confirmRollback": 1 }), "confirmRollback: expected"),
             (json!({ "keepSnapshot": 1 }), "keepSnapshot: there is no such field; did you mean keepSnapshots?"),
             (json!({ "key_id": "x" }), "did you mean keyId?"),
@@ -665,11 +743,55 @@ mod tests {
 
     #[test]
     fn the_region_follows_from_an_endpoint_of_b2() {
+        let b2 = parse(&json!({ "endpoint": "https://s3.eu-central-003.backblazeb2.com/" }));
+        assert_eq!((b2.region.as_deref(), b2.endpoint), (Some("eu-central-003"), Endpoint::BackblazeB2));
         let region = |url: &str| parse(&json!({ "endpoint": url })).region;
-        assert_eq!(region("https://s3.eu-central-003.backblazeb2.com/").as_deref(), Some("eu-central-003"));
         assert_eq!(region("https://s3.example.org"), None);
         assert_eq!(region("http://localhost:9000"), None);
         assert_eq!(region("http://[::1]:9000"), None);
+    }
+
+    #[test]
+    fn a_bucket_is_addressed_as_its_service_needs_it() {
+        let addressing = |fields: &Value| parse(fields).addressing;
+        for (url, expected) in [
+            ("https://s3.eu-central-1.amazonaws.com", Addressing::VirtualHost),
+            ("https://oss-cn-hangzhou.aliyuncs.com", Addressing::VirtualHost),
+            ("https://cos.ap-guangzhou.myqcloud.com", Addressing::VirtualHost),
+            ("https://0123456789abcdef.r2.cloudflarestorage.com", Addressing::Path),
+            ("https://fra1.digitaloceanspaces.com", Addressing::Path),
+            ("http://127.0.0.1:9000", Addressing::Path),
+        ] {
+            assert_eq!(addressing(&json!({ "endpoint": url })), expected, "{url}");
+        }
+        let amazon = "https://s3.eu-central-1.amazonaws.com";
+        assert_eq!(addressing(&json!({ "endpoint": amazon, "addressing": "path" })), Addressing::Path);
+        let minio = json!({ "endpoint": "https://minio.example.org", "addressing": "virtual" });
+        assert_eq!(addressing(&minio), Addressing::VirtualHost);
+    }
+
+    #[test]
+    fn plain_http_to_another_machine_has_to_be_asked_for() {
+        let insecure = parse(&json!({ "endpoint": "http://nas.lan:9000", "allowInsecureEndpoint": true }));
+        assert_eq!(insecure.endpoint, Endpoint::S3("http://nas.lan:9000".into()));
+        let authorize = json!({ "authorizeUrl": "http://nas.lan:9000", "allowInsecureEndpoint": true });
+        assert!(Target::from_json(&with(&authorize)).is_err(), "it is for the endpoint alone");
+        assert!(!parse(&json!({ "endpoint": "http://bucket.localhost:9000" })).allow_insecure_endpoint);
+    }
+
+    #[test]
+    fn the_documented_examples_are_configurations() {
+        let examples: Vec<&str> = include_str!("../../docs/providers.md")
+            .split("```json\n")
+            .skip(1)
+            .map(|rest| rest.split("```").next().unwrap())
+            .collect();
+        assert!(examples.len() >= 9, "{examples:?}");
+        for example in examples {
+            let mut config: Value = serde_json::from_str(example).unwrap();
+            config["stateDir"] = json!("/s");
+            Target::from_json(&config).unwrap_or_else(|error| panic!("{example}: {error}"));
+        }
     }
 
     #[test]

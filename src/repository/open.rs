@@ -100,6 +100,10 @@ impl Repository {
             None => store::open(target, &operation.cancel).await?,
         };
         let contents = Contents::of(&*store).await?;
+        // Before the first push, so that what is missing is not found out half-way.
+        if if_missing == IfMissing::Create && contents.objects == 0 {
+            store.check_access().await?;
+        }
         let (slots, opened) = remembered.await?;
         let mut repository = Self {
             store,

@@ -1,4 +1,5 @@
-//! What only Backblaze B2 has: finding a key's S3 endpoint, and what the key may do, by `b2_authorize_account`.
+//! What only Backblaze B2 has: finding a key's S3 endpoint, and what the key may do, by `b2_authorize_account`; and a
+//! bucket's lifecycle rules by `b2_list_buckets`.
 //!
 //! Everything else of B2's native API is left alone; objects go through [`super::s3`].
 
@@ -9,17 +10,26 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::Bucket;
+use tokio::sync::OnceCell;
+
 use super::http::{self, ProgressClient};
 use super::s3::Place;
+use super::{Bucket, Deletion, Lifecycle};
+use crate::config::{Addressing, Secret, Target};
 use crate::error::{Code, Error, Result};
 
-/// What a backup cannot do without. `deleteFiles` is only needed to prune, and a key without it is a choice.
-const NEEDED: [&str; 3] = ["listFiles", "readFiles", "writeFiles"];
+/// What nothing works without, also where backups are only read.
+const NEEDED_TO_READ: [&str; 2] = ["listFiles", "readFiles"];
+/// What a backup needs besides. `deleteFiles` is only needed to prune, and a key without it is a choice.
+const NEEDED_TO_WRITE: [&str; 1] = ["writeFiles"];
+/// What Object Lock needs besides.
+const NEEDED_TO_LOCK: [&str; 2] = ["readFileRetentions", "writeFileRetentions"];
 /// An answer is some kilobytes; a larger one is not B2's.
 const LARGEST_ANSWER: usize = 1 << 20;
 /// For error messages.
 const ATTEMPT: &str = "cannot ask Backblaze B2 for the account's endpoint";
+/// For error messages.
+const RULES_ATTEMPT: &str = "cannot ask Backblaze B2 for the bucket's lifecycle rules";
 
 /// The S3 endpoint of a region that the user named.
 ///
@@ -30,39 +40,128 @@ pub(super) fn place_in(region: &str) -> Result<Place> {
     if !plausible {
         return Err(Error::config("region", format!("{region:?} is not a region, such as us-west-004")));
     }
-    Ok(Place { endpoint: format!("https://s3.{region}.backblazeb2.com"), region: region.to_owned() })
+    Ok(Place {
+        endpoint: format!("https://s3.{region}.backblazeb2.com"),
+        region: region.to_owned(),
+        addressing: Addressing::Path,
+    })
 }
 
-/// Asks for the endpoint of the key's account, and checks that the key fits the bucket, the prefix and a backup. One
-/// attempt.
-///
-/// # Errors
-/// `AUTH` when the key is refused, lacks a capability or is the master key; `CONFIG` when it is restricted to another
-/// bucket or prefix; `NETWORK`.
-pub(super) async fn authorize(http: &ProgressClient, url: &str, bucket: &Bucket) -> Result<Place> {
-    let url = http::credential_safe_url("endpoint", url)?;
-    let answer = ask(http, &url, bucket).await?;
-    let Ok(answer) = serde_json::from_slice::<Answer>(&answer) else {
-        let message = format!("{ATTEMPT}: {url} answered something else than B2 does");
-        return Err(Error::new(Code::Network, message).advise("check the network connection, or set region"));
-    };
-    check(&answer, bucket)?;
-    place_of(&answer)
+/// The account of a key. It is asked once, and not before something of it is wanted.
+#[derive(Debug)]
+pub(super) struct Account {
+    http: ProgressClient,
+    authorize_url: String,
+    bucket: Bucket,
+    locks: bool,
+    answer: OnceCell<Answer>,
 }
 
-async fn ask(http: &ProgressClient, url: &str, bucket: &Bucket) -> Result<Vec<u8>> {
+impl Account {
+    pub(super) fn new(http: &ProgressClient, target: &Target, bucket: &Bucket) -> Self {
+        let (http, authorize_url) = (http.clone(), target.authorize_url.clone());
+        Self {
+            http,
+            authorize_url,
+            bucket: bucket.clone(),
+            locks: target.object_lock.is_some(),
+            answer: OnceCell::new(),
+        }
+    }
+
+    /// The endpoint of the key's account. One attempt.
+    ///
+    /// # Errors
+    /// `AUTH` when the key is refused, may not read or is the master key; `CONFIG` when it is restricted to another
+    /// bucket or prefix; `NETWORK`.
+    pub(super) async fn place(&self) -> Result<Place> {
+        place_of(self.answer().await?)
+    }
+
+    /// Checks that the key may make backups. One attempt.
+    ///
+    /// # Errors
+    /// Those of [`Account::place`]; `AUTH` naming every capability that is missing.
+    pub(super) async fn check_access(&self) -> Result<()> {
+        check_capabilities(self.answer().await?, &needed(self.locks))
+    }
+
+    /// Whether the key may delete versions; `None` when the answer does not say.
+    pub(super) async fn may_delete(&self) -> Result<Option<bool>> {
+        Ok(self.answer().await?.has("deleteFiles"))
+    }
+
+    /// The bucket's lifecycle rules; `None` when the key may not list buckets. One attempt.
+    ///
+    /// # Errors
+    /// Those of [`Account::place`].
+    pub(super) async fn lifecycle(&self) -> Result<Option<Lifecycle>> {
+        let answer = self.answer().await?;
+        let (Some(true), Some(api), Some(account), Some(token)) =
+            (answer.has("listBuckets"), answer.api_url(), &answer.account_id, &answer.authorization_token)
+        else {
+            return Ok(None);
+        };
+        let api = http::credential_safe_url("authorizeUrl", api).map_err(|error| {
+            Error::new(Code::Network, format!("{RULES_ATTEMPT}: the answer names a URL that cannot be used"))
+                .because(error.to_string())
+        })?;
+        let body = serde_json::json!({ "accountId": account, "bucketName": self.bucket.name }).to_string();
+        let request = Request {
+            attempt: RULES_ATTEMPT,
+            url: &format!("{api}/b2api/v3/b2_list_buckets"),
+            authorization: token.clone(),
+            body: Some(body),
+        };
+        let found: Buckets = parse(RULES_ATTEMPT, &ask(&self.http, request).await?)?;
+        Ok(found.lifecycle_of(&self.bucket))
+    }
+
+    async fn answer(&self) -> Result<&Answer> {
+        self.answer.get_or_try_init(|| self.authorize()).await
+    }
+
+    /// Asks, and checks that the key fits the bucket and the prefix, and may read.
+    async fn authorize(&self) -> Result<Answer> {
+        let url = &http::credential_safe_url("authorizeUrl", &self.authorize_url)?;
+        let pair = Zeroizing::new(format!("{}:{}", self.bucket.key_id, self.bucket.application_key.expose()));
+        let authorization = Secret::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
+        let answer = ask(&self.http, Request { attempt: ATTEMPT, url, authorization, body: None }).await?;
+        let answer = parse(ATTEMPT, &answer)?;
+        check(&answer, &self.bucket)?;
+        Ok(answer)
+    }
+}
+
+/// The capabilities that backups need.
+fn needed(locks: bool) -> Vec<&'static str> {
+    let lock: &[&str] = if locks { &NEEDED_TO_LOCK } else { &[] };
+    [&NEEDED_TO_READ[..], &NEEDED_TO_WRITE, lock].concat()
+}
+
+/// A request of the native API.
+struct Request<'a> {
+    /// What it wants, for error messages.
+    attempt: &'a str,
+    url: &'a str,
+    authorization: Secret,
+    /// JSON for a POST; without it it is a GET.
+    body: Option<String>,
+}
+
+async fn ask(http: &ProgressClient, asked: Request<'_>) -> Result<Vec<u8>> {
+    let Request { attempt, url, authorization, body } = asked;
     let unusable = |_| Error::config("keyId", "cannot be sent: it holds control characters");
-    let pair = Zeroizing::new(format!("{}:{}", bucket.key_id, bucket.application_key.expose()));
-    let credentials = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
-    let mut request = HttpRequest::new(SdkBody::empty());
-    request.set_method("GET").map_err(unusable)?;
-    request.set_uri(url).map_err(|_| Error::config("endpoint", "is not a URL"))?;
-    request.headers_mut().try_insert("authorization", credentials.to_string()).map_err(unusable)?;
+    let method = if body.is_some() { "POST" } else { "GET" };
+    let mut request = HttpRequest::new(body.map_or_else(SdkBody::empty, SdkBody::from));
+    request.set_method(method).map_err(unusable)?;
+    request.set_uri(url).map_err(|_| Error::config("authorizeUrl", "is not a URL"))?;
+    request.headers_mut().try_insert("authorization", authorization.expose().to_owned()).map_err(unusable)?;
 
-    let response = http.call(request).await.map_err(|failure| http::no_answer(ATTEMPT, &failure))?;
+    let response = http.call(request).await.map_err(|failure| http::no_answer(attempt, &failure))?;
     let status = response.status().as_u16();
     let delay = http::retry_after(response.headers(), http.clock().now());
-    let body = match bounded(response.into_body()).await {
+    let body = match bounded(attempt, response.into_body()).await {
         // The status says enough; the words of a refusal are a courtesy.
         Err(_) if status != 200 => Vec::new(),
         body => body?,
@@ -70,7 +169,7 @@ async fn ask(http: &ProgressClient, url: &str, bucket: &Bucket) -> Result<Vec<u8
     if status == 200 {
         return Ok(body);
     }
-    let refusal = format!("{ATTEMPT}: it answered {status} {}", code_of(&body));
+    let refusal = format!("{attempt}: it answered {status} {}", code_of(&body));
     Err(match status {
         401 => Error::new(Code::Auth, format!("Backblaze B2 does not accept the key: {status} {}", code_of(&body)))
             .advise("check keyId and applicationKey"),
@@ -80,13 +179,20 @@ async fn ask(http: &ProgressClient, url: &str, bucket: &Bucket) -> Result<Vec<u8
     })
 }
 
-async fn bounded(body: SdkBody) -> Result<Vec<u8>> {
+fn parse<T: serde::de::DeserializeOwned>(attempt: &str, answer: &[u8]) -> Result<T> {
+    serde_json::from_slice(answer).map_err(|_| {
+        Error::new(Code::Network, format!("{attempt}: the answer is not one that B2 gives"))
+            .advise("check the network connection, or set region")
+    })
+}
+
+async fn bounded(attempt: &str, body: SdkBody) -> Result<Vec<u8>> {
     let mut body = aws_smithy_types::byte_stream::ByteStream::new(body);
     let mut bytes = Vec::new();
     while let Some(some) = body.next().await {
-        let some = some.map_err(|failure| http::broken_answer(ATTEMPT, &failure))?;
+        let some = some.map_err(|failure| http::broken_answer(attempt, &failure))?;
         if bytes.len() + some.len() > LARGEST_ANSWER {
-            return Err(Error::new(Code::Network, format!("{ATTEMPT}: the answer is too long to be one of B2")));
+            return Err(Error::new(Code::Network, format!("{attempt}: the answer is too long to be one of B2")));
         }
         bytes.extend_from_slice(&some);
     }
@@ -110,6 +216,8 @@ fn code_of(body: &[u8]) -> String {
 #[serde(rename_all = "camelCase", default)]
 struct Answer {
     account_id: Option<String>,
+    authorization_token: Option<Secret>,
+    api_url: Option<String>,
     api_info: Option<ApiInfo>,
     s3_api_url: Option<String>,
     allowed: Option<Allowed>,
@@ -124,6 +232,7 @@ struct ApiInfo {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct StorageApi {
+    api_url: Option<String>,
     s3_api_url: Option<String>,
     allowed: Option<Allowed>,
     #[serde(flatten)]
@@ -158,6 +267,59 @@ impl Answer {
             .or_else(|| storage.map(|storage| &storage.own).filter(|own| own.capabilities.is_some()))
             .or(self.allowed.as_ref())
     }
+
+    fn api_url(&self) -> Option<&String> {
+        self.storage().and_then(|storage| storage.api_url.as_ref()).or(self.api_url.as_ref())
+    }
+
+    /// Whether the key has a capability; `None` when the answer does not list them.
+    fn has(&self, capability: &str) -> Option<bool> {
+        self.allowed().map(|allowed| allowed.capabilities.iter().flatten().any(|has| has == capability))
+    }
+}
+
+/// The answer of `b2_list_buckets`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Buckets {
+    buckets: Vec<BucketRules>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct BucketRules {
+    bucket_name: String,
+    lifecycle_rules: Option<Vec<Rule>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Rule {
+    file_name_prefix: String,
+    days_from_uploading_to_hiding: Option<u32>,
+    days_from_hiding_to_deleting: Option<u32>,
+}
+
+impl Buckets {
+    fn lifecycle_of(&self, bucket: &Bucket) -> Option<Lifecycle> {
+        let rules = self.buckets.iter().find(|found| found.bucket_name == bucket.name)?;
+        let mut lifecycle = Lifecycle::default();
+        for rule in rules.lifecycle_rules.iter().flatten() {
+            let Rule { file_name_prefix, days_from_uploading_to_hiding, days_from_hiding_to_deleting } = rule;
+            let folder = bucket.name_of("");
+            lifecycle.add(&folder, file_name_prefix, *days_from_uploading_to_hiding, *days_from_hiding_to_deleting);
+        }
+        Some(lifecycle)
+    }
+}
+
+/// How deletions work for a key that may delete versions, or may not.
+pub(super) fn deletion(may_delete: bool, lifecycle: Option<Lifecycle>) -> Deletion {
+    match lifecycle.and_then(|lifecycle| lifecycle.deletes_hidden_after) {
+        _ if may_delete => Deletion::ForGood,
+        Some(days) => Deletion::ByLifecycle { days },
+        None => Deletion::Denied,
+    }
 }
 
 fn check(answer: &Answer, bucket: &Bucket) -> Result<()> {
@@ -169,12 +331,7 @@ fn check(answer: &Answer, bucket: &Bucket) -> Result<()> {
         .advise("create an application key for this bucket and use that"));
     }
     let Some(allowed) = answer.allowed() else { return Ok(()) };
-    let has = |needed: &&str| allowed.capabilities.iter().flatten().any(|capability| capability == needed);
-    let missing: Vec<_> = NEEDED.into_iter().filter(|needed| !has(needed)).collect();
-    if !missing.is_empty() {
-        return Err(Error::new(Code::Auth, format!("the key lacks the capabilities {}", missing.join(", ")))
-            .advise("create an application key that may read and write, and use that"));
-    }
+    check_capabilities(answer, &NEEDED_TO_READ)?;
     check_bucket(allowed, &bucket.name)?;
     let restriction = allowed.name_prefix.as_deref().unwrap_or_default();
     if !bucket.name_of("").starts_with(restriction) {
@@ -182,6 +339,19 @@ fn check(answer: &Answer, bucket: &Bucket) -> Result<()> {
         return Err(Error::config("prefix", problem));
     }
     Ok(())
+}
+
+/// Every capability that backups lack is named as soon as one of `required` is missing.
+fn check_capabilities(answer: &Answer, required: &[&str]) -> Result<()> {
+    let is_missing = |capability: &&str| answer.has(capability) == Some(false);
+    if !required.iter().any(is_missing) {
+        return Ok(());
+    }
+    let mut missing = required.to_vec();
+    missing.extend(needed(false).iter().filter(|capability| !required.contains(capability)));
+    missing.retain(is_missing);
+    Err(Error::new(Code::Auth, format!("the key lacks the capabilities {}", missing.join(", ")))
+        .advise("create an application key that has them, and use that"))
 }
 
 fn check_bucket(allowed: &Allowed, bucket: &str) -> Result<()> {
@@ -209,7 +379,7 @@ fn place_of(answer: &Answer) -> Result<Place> {
             .because(error.to_string())
     })?;
     let region = endpoint.strip_prefix("https://s3.").and_then(|rest| rest.strip_suffix(".backblazeb2.com"));
-    Ok(Place { region: region.unwrap_or("us-east-1").to_owned(), endpoint })
+    Ok(Place { region: region.unwrap_or("us-east-1").to_owned(), endpoint, addressing: Addressing::Path })
 }
 
 #[cfg(test)]
@@ -230,6 +400,7 @@ mod tests {
     fn judged(answer: &serde_json::Value) -> Result<Place> {
         let answer = serde_json::from_value(answer.clone()).unwrap();
         check(&answer, &bucket())?;
+        check_capabilities(&answer, &needed(false))?;
         place_of(&answer)
     }
 
@@ -255,9 +426,9 @@ mod tests {
             "capabilities": capabilities, "buckets": [{ "id": "1", "name": "mine" }], "namePrefix": "openclaw-backup/" } } } });
         for answer in [version_2, version_3(&serde_json::json!({})), version_4] {
             let place = judged(&answer).unwrap();
-            assert_eq!(place, Place { endpoint: URL.into(), region: "us-west-004".into() });
+            assert_eq!(place, place_in("us-west-004").unwrap());
         }
-        assert_eq!(place_in("us-west-004").unwrap(), Place { endpoint: URL.into(), region: "us-west-004".into() });
+        assert_eq!(place_in("us-west-004").unwrap().endpoint, URL);
     }
 
     #[test]
@@ -269,6 +440,44 @@ mod tests {
             error.to_string().contains("readFiles, writeFiles") && !error.to_string().contains("listFiles"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn everything_that_backups_need_is_named_at_once() {
+        let answer = version_3(&serde_json::json!({ "capabilities": ["readFiles", "deleteFiles"] }));
+        let answer: Answer = serde_json::from_value(answer).unwrap();
+        // `listFiles` is found missing when the key is to read; that it may not write is said as well.
+        let text = check(&answer, &bucket()).unwrap_err().to_string();
+        assert!(text.contains("the capabilities listFiles, writeFiles;"), "{text}");
+        let text = check_capabilities(&answer, &needed(true)).unwrap_err().to_string();
+        assert!(text.contains("listFiles, writeFiles, readFileRetentions, writeFileRetentions;"), "{text}");
+    }
+
+    #[test]
+    fn rules_count_for_the_folder_that_they_are_for() {
+        let lifecycle = |rules: serde_json::Value| {
+            let buckets = serde_json::json!({ "buckets": [
+                { "bucketName": "another", "lifecycleRules": [{ "fileNamePrefix": "", "daysFromUploadingToHiding": 1 }] },
+                { "bucketName": "mine", "lifecycleRules": rules },
+            ] });
+            let lifecycle = serde_json::from_value::<Buckets>(buckets).unwrap().lifecycle_of(&bucket()).unwrap();
+            (lifecycle.expires_after, lifecycle.deletes_hidden_after)
+        };
+        let rule = |prefix: &str, hides: Option<u32>, deletes: Option<u32>| {
+            serde_json::json!({
+                "fileNamePrefix": prefix, "daysFromUploadingToHiding": hides, "daysFromHidingToDeleting": deletes,
+            })
+        };
+        assert_eq!(lifecycle(serde_json::json!([])), (None, None));
+        assert_eq!(
+            lifecycle(serde_json::json!([rule("", None, Some(9)), rule("openclaw", None, Some(3))])),
+            (None, Some(3))
+        );
+        assert_eq!(lifecycle(serde_json::json!([rule("openclaw-backup/", Some(5), None)])), (Some(5), None));
+        // A part of the repository: what it hides is missed, what it deletes is not all.
+        assert_eq!(lifecycle(serde_json::json!([rule("openclaw-backup/packs/", Some(5), Some(1))])), (Some(5), None));
+        assert_eq!(lifecycle(serde_json::json!([rule("openclaw-backup-2/", Some(5), Some(1))])), (None, None));
+        assert!(Buckets::default().lifecycle_of(&bucket()).is_none());
     }
 
     #[test]
@@ -330,6 +539,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_list_of_buckets_makes_the_parser_panic(text in "\\PC{0,40}|[\\[\\]{}\",:a-zA-Z0-9]{0,60}") {
+            let text = text.replace('R', "lifecycleRules").replace('B', "buckets").replace('N', "bucketName");
+            if let Ok(buckets) = serde_json::from_str::<Buckets>(&text) {
+                let _ = buckets.lifecycle_of(&bucket());
+            }
+        }
+
         #[test]
         fn a_place_that_is_taken_from_an_answer_is_encrypted(
             url in "(https?://)?(s3\\.)?[a-z0-9.@:/?#-]{0,20}(\\.backblazeb2\\.com)?|\\PC{0,20}",

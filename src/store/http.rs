@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use aws_smithy_async::time::TimeSource;
 use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::tls;
+use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -25,7 +26,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant as Moment, Sleep, sleep_until};
 
-use super::traffic::Traffic;
+use super::traffic::{CallClass, Traffic};
 use crate::config::Timeouts;
 use crate::error::{Code, Error, Result};
 
@@ -67,7 +68,28 @@ pub(super) fn credential_safe_url(field: &str, url: &str) -> Result<String> {
 
 fn is_loopback(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    is_localhost(host) || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// `localhost` and the names below it, which are this machine and nothing else (RFC 6761, section 6.3).
+fn is_localhost(host: &str) -> bool {
+    let host = host.to_ascii_lowercase();
+    host == "localhost" || host.ends_with(".localhost")
+}
+
+/// The system's resolver, and this machine for the names below `localhost`, which not every system knows: a bucket of a
+/// server on this machine may be addressed as `bucket.localhost`.
+#[derive(Debug, Clone)]
+struct Resolver;
+
+impl ResolveDns for Resolver {
+    fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
+        DnsFuture::new(async move {
+            let name = if is_localhost(name) { "localhost" } else { name };
+            let found = tokio::net::lookup_host((name, 0)).await.map_err(ResolveDnsError::new)?;
+            Ok(found.map(|address| address.ip()).collect())
+        })
+    }
 }
 
 /// The delay that an answer asks for: seconds, or a date by the server's clock.
@@ -182,7 +204,7 @@ impl ProgressClient {
             .connector_settings(settings)
             .enable_tcp_nodelay(true)
             .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-            .build();
+            .build_with_resolver(Resolver);
         let connector = ProgressConnector { inner, stall: timeouts.stall, traffic, clock: clock.clone() };
         Self { connector: SharedHttpConnector::new(connector), clock }
     }
@@ -213,7 +235,7 @@ struct ProgressConnector {
 
 impl HttpConnector for ProgressConnector {
     fn call(&self, mut request: HttpRequest) -> HttpConnectorFuture {
-        self.traffic.request();
+        self.traffic.call(CallClass::of(request.method(), request.uri()));
         let progress = Arc::new(Progress::begin());
         let body = request.take_body();
         *request.body_mut() = SdkBody::from_body_1_x(Outgoing {
@@ -281,6 +303,9 @@ impl Progress {
     }
 }
 
+/// What a body gives next; `None` is its end.
+type NextFrame = Option<Result<Frame<Bytes>, BodyError>>;
+
 /// A request body in steps.
 struct Outgoing {
     body: SdkBody,
@@ -294,10 +319,7 @@ impl Body for Outgoing {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<NextFrame> {
         if self.taken.is_empty() {
             match Pin::new(&mut self.body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
@@ -342,10 +364,7 @@ impl Body for Incoming {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<NextFrame> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
             self.silence = None;
             if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {

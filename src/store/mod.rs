@@ -52,6 +52,56 @@ pub struct Page {
     pub next: Option<String>,
 }
 
+/// What becomes of what [`Store::delete`] deletes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletion {
+    /// Its bytes are gone.
+    ForGood,
+    /// It is hidden: the credentials may do no more. A lifecycle rule of the bucket deletes it so many days later.
+    ByLifecycle {
+        /// Days from hiding to deleting.
+        days: u32,
+    },
+    /// Nothing is deleted: the credentials may not, and no lifecycle rule would follow.
+    Denied,
+    /// As `ForGood`, if the credentials may; the service tells only when it is tried.
+    Untried,
+}
+
+/// What the rules of the bucket do by themselves to what is stored. Days count from the upload, or from the hiding.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lifecycle {
+    /// After how many days some of the repository's objects are hidden or deleted, needed or not.
+    pub expires_after: Option<u32>,
+    /// After how many days every hidden object of the repository is deleted.
+    pub deletes_hidden_after: Option<u32>,
+}
+
+impl Lifecycle {
+    /// Adds a rule for the objects whose names start with `rule`; `folder` is where the repository is.
+    fn add(&mut self, folder: &str, rule: &str, expires_after: Option<u32>, deletes_hidden_after: Option<u32>) {
+        let sooner = |known: Option<u32>, days: Option<u32>| known.into_iter().chain(days).min();
+        let covers_all = folder.starts_with(rule);
+        if covers_all || rule.starts_with(folder) {
+            self.expires_after = sooner(self.expires_after, expires_after);
+        }
+        if covers_all {
+            self.deletes_hidden_after = sooner(self.deletes_hidden_after, deletes_hidden_after);
+        }
+    }
+}
+
+/// What a bucket keeps of the repository besides what a listing shows: older versions, and those of deleted objects.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hidden {
+    /// How many versions these are.
+    pub versions: u64,
+    /// Their bytes, which are billed.
+    pub bytes: u64,
+    /// Keys of the objects that were deleted without their versions, ordered.
+    pub deleted: std::collections::BTreeSet<String>,
+}
+
 /// A place that keeps objects.
 ///
 /// Implementations make a single attempt per call and say by [`crate::Error::is_retryable`] whether another may help;
@@ -94,11 +144,60 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Those of [`Store::list`].
     async fn put(&self, key: &str, body: Bytes) -> Result<()>;
 
-    /// Removes an object. Removing what is not there succeeds.
+    /// Removes an object, in the way that [`Store::deletion`] tells. Removing what is not there succeeds.
     ///
     /// # Errors
-    /// Those of [`Store::list`]; `AUTH` when the credentials may not delete.
+    /// Those of [`Store::list`]; `AUTH` when the credentials may not delete, or the object is locked.
     async fn delete(&self, key: &str) -> Result<()>;
+
+    /// Checks, as far as the service can tell, that the credentials and the bucket are fit for backups.
+    ///
+    /// # Errors
+    /// `AUTH` naming every capability that is missing; `CONFIG` when the bucket's own rules would take backups apart, or
+    /// it has no Object Lock where one is configured; those of [`Store::list`].
+    async fn check_access(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// How [`Store::delete`] works here.
+    ///
+    /// # Errors
+    /// Those of [`Store::list`].
+    async fn deletion(&self) -> Result<Deletion> {
+        Ok(Deletion::ForGood)
+    }
+
+    /// What the bucket's own rules do; `None` where there are none to ask for, or the credentials may not ask.
+    ///
+    /// # Errors
+    /// Those of [`Store::list`].
+    async fn lifecycle(&self) -> Result<Option<Lifecycle>> {
+        Ok(None)
+    }
+
+    /// What is kept besides what a listing shows; `None` where the service cannot tell.
+    ///
+    /// # Errors
+    /// Those of [`Store::list`].
+    async fn hidden(&self) -> Result<Option<Hidden>> {
+        Ok(Some(Hidden::default()))
+    }
+
+    /// Until when the store refuses to delete an object; `None` when it may go.
+    ///
+    /// # Errors
+    /// Those of [`Store::list`].
+    async fn locked_until(&self, _key: &str) -> Result<Option<SystemTime>> {
+        Ok(None)
+    }
+
+    /// Locks an object from now on for as long as a new one; without a configured lock nothing.
+    ///
+    /// # Errors
+    /// Those of [`Store::list`], `NOT_FOUND`.
+    async fn renew_lock(&self, _key: &str) -> Result<()> {
+        Ok(())
+    }
 
     /// The store's clock, as far as it is known: the last answer's date moved on by the time since. Machines whose
     /// own clocks differ agree by it.
@@ -134,17 +233,28 @@ pub async fn open(target: &Target, cancel: &CancellationToken) -> Result<Opened>
     } else {
         let bucket = Bucket::of(target)?;
         let http = http::ProgressClient::new(&target.timeouts, Arc::clone(&traffic));
-        let place = match &target.endpoint {
-            Endpoint::S3(url) => s3::Place {
-                endpoint: http::credential_safe_url("endpoint", url)?,
+        let mut account = None;
+        let place = if let Endpoint::S3(url) = &target.endpoint {
+            s3::Place {
+                endpoint: if target.allow_insecure_endpoint {
+                    url.trim_end_matches('/').to_owned()
+                } else {
+                    http::credential_safe_url("endpoint", url)?
+                },
                 region: target.region.clone().unwrap_or_else(|| "us-east-1".into()),
-            },
-            _ => match &target.region {
+                addressing: target.addressing,
+            }
+        } else {
+            let asked = account.insert(b2::Account::new(&http, target, &bucket));
+            match &target.region {
                 Some(region) => b2::place_in(region)?,
-                None => repeat.run(|| b2::authorize(&http, &target.authorize_url, &bucket)).await?,
-            },
+                None => repeat.run(|| asked.place()).await?,
+            }
         };
-        Arc::new(retry::Retrying::new(Arc::new(s3::S3Store::new(place, bucket, &http)), repeat))
+        Arc::new(retry::Retrying::new(
+            Arc::new(s3::S3Store::new(place, bucket, account, target.object_lock, &http)),
+            repeat,
+        ))
     };
     Ok(Opened { store, traffic })
 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::traffic::Traffic;
-use super::{Listing, Page, Store, all_pages};
+use super::{Deletion, Hidden, Lifecycle, Listing, Page, Store, all_pages};
 use crate::config::Timeouts;
 use crate::error::{Error, Result};
 
@@ -129,6 +129,30 @@ impl<S: Store + ?Sized> Store for Retrying<S> {
         self.repeat.run(|| self.inner.delete(key)).await
     }
 
+    async fn check_access(&self) -> Result<()> {
+        self.repeat.run(|| self.inner.check_access()).await
+    }
+
+    async fn deletion(&self) -> Result<Deletion> {
+        self.repeat.run(|| self.inner.deletion()).await
+    }
+
+    async fn lifecycle(&self) -> Result<Option<Lifecycle>> {
+        self.repeat.run(|| self.inner.lifecycle()).await
+    }
+
+    async fn hidden(&self) -> Result<Option<Hidden>> {
+        self.repeat.run(|| self.inner.hidden()).await
+    }
+
+    async fn locked_until(&self, key: &str) -> Result<Option<SystemTime>> {
+        self.repeat.run(|| self.inner.locked_until(key)).await
+    }
+
+    async fn renew_lock(&self, key: &str) -> Result<()> {
+        self.repeat.run(|| self.inner.renew_lock(key)).await
+    }
+
     fn now(&self) -> SystemTime {
         self.inner.now()
     }
@@ -231,25 +255,24 @@ mod tests {
         assert!(line.started.elapsed() + LONGEST_DELAY > TIMEOUTS.operation);
     }
 
+    /// How long one repetition is waited for when the server asks for `asked`.
+    async fn waited(asked: Duration) -> Duration {
+        let line = Line::answered();
+        let attempt = async |attempt| if attempt == 1 { Err(busy().retry_after(Some(asked))) } else { Ok(()) };
+        line.run(attempt).await.unwrap();
+        line.started.elapsed()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_delay_that_the_server_asks_for_is_kept() {
-        let line = Line::answered();
         let asked = Duration::from_secs(40);
-        line.run(async |attempt| if attempt == 1 { Err(busy().retry_after(Some(asked))) } else { Ok(()) })
-            .await
-            .unwrap();
-        let waited = line.started.elapsed();
+        let waited = waited(asked).await;
         assert!(waited >= asked && waited < asked + Duration::from_secs(1), "{waited:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_absurd_delay_is_cut() {
-        let line = Line::answered();
-        let asked = Duration::from_hours(24);
-        line.run(async |attempt| if attempt == 1 { Err(busy().retry_after(Some(asked))) } else { Ok(()) })
-            .await
-            .unwrap();
-        assert!(line.started.elapsed() < LONGEST_REQUESTED + Duration::from_secs(1));
+        assert!(waited(Duration::from_hours(24)).await < LONGEST_REQUESTED + Duration::from_secs(1));
     }
 
     #[tokio::test(start_paused = true)]

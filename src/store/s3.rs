@@ -2,13 +2,19 @@
 //!
 //! Settings and mapping follow what Backblaze B2 accepts and answers: path style, no checksum headers, plain bodies with
 //! a signed hash, deletes one by one. Conditional requests and multipart uploads are not used.
+//!
+//! A bucket may keep versions, as every bucket of B2 does: what is deleted there by its name alone is hidden, and billed
+//! on. So an object is deleted version by version, and only where the credentials may not do that, and a lifecycle rule
+//! of the bucket deletes what is hidden, by its name.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::time::SystemTime;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::http::{HttpRequest, HttpResponse};
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
@@ -18,11 +24,21 @@ use aws_sdk_s3::config::{
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{EncodingType, Object};
+use aws_sdk_s3::types::{
+    EncodingType, ExpirationStatus, LifecycleRule, NoncurrentVersionExpiration, Object, ObjectLockMode,
+    ObjectLockRetention, ObjectLockRetentionMode,
+};
+use aws_smithy_types::DateTime;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
+use md5::{Digest, Md5};
+use tokio::sync::OnceCell;
 
+use super::b2::{self, Account};
 use super::http::{self, ProgressClient, ServerClock};
-use super::{Bucket, Listing, ObjectMeta, Page, Store, all_pages};
+use super::{Bucket, Deletion, Hidden, Lifecycle, Listing, ObjectMeta, Page, Store, all_pages};
+use crate::config::Addressing;
 use crate::error::{Code, Error, Result};
 
 /// An announced length is trusted for memory up to this; what really arrives decides beyond it.
@@ -39,6 +55,8 @@ pub(super) struct Place {
     pub(super) endpoint: String,
     /// The region that requests are signed for.
     pub(super) region: String,
+    /// Where the bucket's name stands.
+    pub(super) addressing: Addressing,
 }
 
 /// The store over a bucket.
@@ -48,6 +66,24 @@ pub(super) struct S3Store {
     place: Place,
     bucket: Bucket,
     clock: ServerClock,
+    /// B2's own API, where it is B2.
+    account: Option<Account>,
+    /// How long what is written is locked.
+    lock: Option<Duration>,
+    /// Whether the bucket can lock at all; asked once.
+    locks: OnceCell<bool>,
+    /// How deletions work, as far as it is known.
+    deletion: Mutex<Option<Deletion>>,
+}
+
+/// One version of an object, or the marker that hides those before it.
+#[derive(Debug)]
+struct Version {
+    key: String,
+    id: String,
+    /// `None` for a marker.
+    size: Option<u64>,
+    is_latest: bool,
 }
 
 /// A request of the protocol, for messages.
@@ -57,6 +93,8 @@ enum Operation {
     Read,
     Write,
     Delete,
+    Lock,
+    AskRules,
 }
 
 impl Operation {
@@ -67,6 +105,8 @@ impl Operation {
             Self::Read => "readFiles",
             Self::Write => "writeFiles",
             Self::Delete => "deleteFiles",
+            Self::Lock => "writeFileRetentions",
+            Self::AskRules => "readBuckets",
         }
     }
 }
@@ -78,12 +118,21 @@ impl fmt::Display for Operation {
             Self::Read => "read",
             Self::Write => "write",
             Self::Delete => "delete",
+            Self::Lock => "lock",
+            Self::AskRules => "read the rules of",
         })
     }
 }
 
 impl S3Store {
-    pub(super) fn new(place: Place, bucket: Bucket, http: &ProgressClient) -> Self {
+    /// `account` is there for B2; `lock` says for how long what is written is to be locked.
+    pub(super) fn new(
+        place: Place,
+        bucket: Bucket,
+        account: Option<Account>,
+        lock: Option<Duration>,
+        http: &ProgressClient,
+    ) -> Self {
         let secret = bucket.application_key.expose();
         let config = Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
@@ -94,7 +143,7 @@ impl S3Store {
             // The clock of the store does this, also for the authorize call and for retention.
             .time_source(http.clock().clone())
             .disable_clock_skew_correction(true)
-            .force_path_style(true)
+            .force_path_style(place.addressing == Addressing::Path)
             .disable_s3_express_session_auth(true)
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
@@ -103,7 +152,16 @@ impl S3Store {
             .timeout_config(TimeoutConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .build();
-        Self { client: Client::from_conf(config), place, bucket, clock: http.clock().clone() }
+        Self {
+            client: Client::from_conf(config),
+            place,
+            bucket,
+            clock: http.clock().clone(),
+            account,
+            lock,
+            locks: OnceCell::new(),
+            deletion: Mutex::default(),
+        }
     }
 
     /// What an error says was tried.
@@ -152,6 +210,10 @@ impl S3Store {
         match (status, code) {
             (_, "NoSuchBucket") => self.no_such_bucket(attempt),
             (404, _) if matches!(operation, Operation::List | Operation::Write) => self.no_such_bucket(attempt),
+            (400, "InvalidRequest") if operation == Operation::Write && self.lock.is_some() => {
+                Error::config("objectLockDays", format!("the bucket {bucket:?} locks nothing; {refusal}"))
+                    .advise("Object Lock has to be enabled in the bucket; or remove the field")
+            }
             (_, "NoSuchKey") | (404, _) => Error::new(Code::NotFound, format!("{attempt}: there is no such object")),
             (_, "AuthorizationHeaderMalformed" | "PermanentRedirect" | "InvalidRegion") | (301 | 307 | 308, _) => {
                 let elsewhere = match response.headers().get("x-amz-bucket-region") {
@@ -176,7 +238,10 @@ impl S3Store {
                     .advise("check keyId and applicationKey, and region or endpoint if they are set")
             }
             (403, _) | (_, "AccessDenied") => {
-                let capability = operation.capability();
+                let capability = match operation {
+                    Operation::Write if self.lock.is_some() => "writeFiles, and for objectLockDays writeFileRetentions",
+                    _ => operation.capability(),
+                };
                 Error::new(Code::Auth, format!("{attempt}: access is denied; {refusal}")).advise(format!(
                     "check keyId and applicationKey, and that this key may use the bucket and has the capability {capability}"
                 ))
@@ -219,16 +284,162 @@ impl S3Store {
         Ok(bytes.freeze())
     }
 
+    /// The key as the repository sees it of a name in a listing; `None` when it is outside.
+    fn listed_key(&self, name: Option<&str>, encoded: bool) -> Option<String> {
+        let name = if encoded { decoded(name?)? } else { name?.to_owned() };
+        self.bucket.key_of(&name).map(str::to_owned)
+    }
+
     /// The object as the repository sees it; `None` when it is outside.
     fn object(&self, object: &Object, encoded: bool) -> Option<ObjectMeta> {
-        let name = object.key()?;
-        let name = if encoded { decoded(name)? } else { name.to_owned() };
-        let key = self.bucket.key_of(&name)?.to_owned();
+        let key = self.listed_key(object.key(), encoded)?;
         let size = object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
         // An object without a date is taken as new, so that nothing counts as old enough to be deleted by mistake.
         let modified = object.last_modified().and_then(|date| SystemTime::try_from(*date).ok());
         Some(ObjectMeta { key, size, modified: modified.unwrap_or_else(|| self.clock.now()) })
     }
+
+    /// Every version of the objects whose keys start with `prefix`, the newest of each first; `None` where the service
+    /// does not list versions, or not to these credentials.
+    async fn versions(&self, prefix: &str) -> Result<Option<Vec<Version>>> {
+        let mut versions = Vec::new();
+        let mut after: (Option<String>, Option<String>) = (None, None);
+        loop {
+            let request = self
+                .client
+                .list_object_versions()
+                .bucket(&self.bucket.name)
+                .prefix(self.bucket.name_of(prefix))
+                .encoding_type(EncodingType::Url)
+                .set_key_marker(after.0.clone())
+                .set_version_id_marker(after.1.clone());
+            let answer = match request.send().await {
+                Err(failure) if is_unsupported(&failure) => return Ok(None),
+                answer => answer.map_err(|failure| self.failed(Operation::List, None, &failure))?,
+            };
+            let encoded = answer.encoding_type() == Some(&EncodingType::Url);
+            for version in answer.versions() {
+                let Some(key) = self.listed_key(version.key(), encoded) else { continue };
+                let size = version.size().and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
+                let (id, is_latest) = (version.version_id().unwrap_or("null").to_owned(), version.is_latest());
+                versions.push(Version { key, id, size: Some(size), is_latest: is_latest == Some(true) });
+            }
+            for marker in answer.delete_markers() {
+                let Some(key) = self.listed_key(marker.key(), encoded) else { continue };
+                let (id, is_latest) = (marker.version_id().unwrap_or("null").to_owned(), marker.is_latest());
+                versions.push(Version { key, id, size: None, is_latest: is_latest == Some(true) });
+            }
+            if answer.is_truncated() != Some(true) {
+                return Ok(Some(versions));
+            }
+            let next_key = match answer.next_key_marker() {
+                Some(key) if encoded => decoded(key),
+                key => key.map(str::to_owned),
+            };
+            let next = (next_key, answer.next_version_id_marker().map(str::to_owned));
+            if next.0.is_none() || next == after {
+                let message = format!("{}: the listing of versions has no end", self.attempt(Operation::List, None));
+                return Err(Error::new(Code::Network, message));
+            }
+            after = next;
+        }
+    }
+
+    /// Deletes one version, or by the name alone; what is not there is deleted.
+    async fn delete_one(&self, key: &str, version: Option<&str>) -> Result<()> {
+        let name = self.bucket.name_of(key);
+        let request =
+            self.client.delete_object().bucket(&self.bucket.name).key(name).set_version_id(version.map(Into::into));
+        match request.send().await.map_err(|failure| self.failed(Operation::Delete, Some(key), &failure)) {
+            Err(error) if error.code() != Code::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn delete_versions(&self, key: &str) -> Result<()> {
+        let Some(mut versions) = self.versions(key).await? else { return self.delete_one(key, None).await };
+        // The newest goes last: should this break off, no older one comes to light in its place.
+        versions.retain(|version| version.key == key);
+        versions.sort_by_key(|version| (version.is_latest, version.size.is_none()));
+        for Version { id, .. } in &versions {
+            match self.delete_one(key, Some(id)).await {
+                // A bucket without versions: to name the one there is takes a right of its own.
+                Err(error) if error.code() == Code::Auth && id == "null" => self.delete_one(key, None).await?,
+                deleted => deleted?,
+            }
+        }
+        Ok(())
+    }
+
+    fn known_deletion(&self) -> Option<Deletion> {
+        *self.deletion.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember_deletion(&self, deletion: Deletion) -> Deletion {
+        *self.deletion.lock().unwrap_or_else(PoisonError::into_inner) = Some(deletion);
+        deletion
+    }
+
+    /// Whether the bucket has Object Lock.
+    async fn bucket_locks(&self) -> Result<bool> {
+        if self.lock.is_some() {
+            return Ok(true);
+        }
+        let ask = async || {
+            let request = self.client.get_object_lock_configuration().bucket(&self.bucket.name);
+            match request.send().await {
+                Ok(answer) => Ok(answer.object_lock_configuration().is_some()),
+                Err(failure) => {
+                    let error = self.failed(Operation::AskRules, None, &failure);
+                    // Services without it say so in many ways.
+                    if error.is_retryable() { Err(error) } else { Ok(false) }
+                }
+            }
+        };
+        self.locks.get_or_try_init(ask).await.copied()
+    }
+
+    fn lock_end(&self, lock: Duration) -> DateTime {
+        // Not all services take fractions of a second; cut, one would be a little short.
+        DateTime::from_secs(DateTime::from(self.clock.now() + lock).secs() + 1)
+    }
+}
+
+/// Whether a refusal says that the service, or these credentials, cannot do something that is not needed.
+fn is_unsupported<E>(failure: &SdkError<E, HttpResponse>) -> bool {
+    failure.raw_response().is_some_and(|answer| matches!(answer.status().as_u16(), 400 | 403 | 404 | 405 | 501))
+}
+
+/// Adds a rule of the S3 protocol to what is known of `folder`.
+fn add_rule(lifecycle: &mut Lifecycle, folder: &str, rule: &LifecycleRule) {
+    if rule.status() != &ExpirationStatus::Enabled {
+        return;
+    }
+    let filter = rule.filter();
+    let both = filter.and_then(|filter| filter.and());
+    #[allow(deprecated)] // older rules have their prefix there
+    let prefix = rule.prefix().or(filter.and_then(|filter| filter.prefix())).or(both.and_then(|both| both.prefix()));
+    let picks = filter.is_some_and(|filter| {
+        filter.tag().is_some()
+            || filter.object_size_greater_than().is_some()
+            || filter.object_size_less_than().is_some()
+            || filter.and().is_some_and(|both| {
+                !both.tags().is_empty()
+                    || both.object_size_greater_than().is_some()
+                    || both.object_size_less_than().is_some()
+            })
+    });
+    let days = |days: i32| u32::try_from(days).unwrap_or_default();
+    let expires = rule.expiration().and_then(|expiration| match (expiration.days(), expiration.date()) {
+        (Some(after), _) => Some(days(after)),
+        // From that date on everything goes at once.
+        (None, date) => date.map(|_| 0),
+    });
+    // A rule that keeps some older versions, or picks some objects, does not delete all that is hidden.
+    let deletes =
+        rule.noncurrent_version_expiration().filter(|rule| !picks && rule.newer_noncurrent_versions().is_none());
+    let deletes = deletes.and_then(NoncurrentVersionExpiration::noncurrent_days).map(days);
+    lifecycle.add(folder, prefix.unwrap_or_default(), expires, deletes);
 }
 
 #[async_trait]
@@ -290,22 +501,136 @@ impl Store for S3Store {
     }
 
     async fn put(&self, key: &str, body: Bytes) -> Result<()> {
-        let request = self
-            .client
-            .put_object()
-            .bucket(&self.bucket.name)
-            .key(self.bucket.name_of(key))
-            .body(ByteStream::from(body));
+        let mut request = self.client.put_object().bucket(&self.bucket.name).key(self.bucket.name_of(key));
+        if let Some(lock) = self.lock {
+            // S3 asks for a checksum with a lock; B2 refuses all others.
+            request = request
+                .object_lock_mode(ObjectLockMode::Compliance)
+                .object_lock_retain_until_date(self.lock_end(lock))
+                .content_md5(STANDARD.encode(Md5::digest(&body)));
+        }
+        let request = request.body(ByteStream::from(body));
         request.send().await.map_err(|failure| self.failed(Operation::Write, Some(key), &failure))?;
         Ok(())
     }
 
     async fn delete(&self, key: &str) -> Result<()> {
-        let request = self.client.delete_object().bucket(&self.bucket.name).key(self.bucket.name_of(key));
-        match request.send().await.map_err(|failure| self.failed(Operation::Delete, Some(key), &failure)) {
-            Err(error) if error.code() != Code::NotFound => Err(error),
-            _ => Ok(()),
+        let denied = || {
+            Error::new(Code::Auth, format!("{}: the key may not", self.attempt(Operation::Delete, Some(key))))
+                .at_key(key)
+                .advise("leave it to another key, which has the capability deleteFiles")
+        };
+        match self.deletion().await? {
+            Deletion::ForGood => self.delete_versions(key).await,
+            Deletion::ByLifecycle { .. } => self.delete_one(key, None).await,
+            Deletion::Denied => Err(denied()),
+            Deletion::Untried => match self.delete_versions(key).await {
+                Err(error) if error.code() == Code::Auth && self.locked_until(key).await?.is_none() => {
+                    match self.remember_deletion(b2::deletion(false, self.lifecycle().await?)) {
+                        Deletion::ByLifecycle { .. } => self.delete_one(key, None).await,
+                        _ => Err(error),
+                    }
+                }
+                Ok(()) => {
+                    self.remember_deletion(Deletion::ForGood);
+                    Ok(())
+                }
+                refused => refused,
+            },
         }
+    }
+
+    async fn check_access(&self) -> Result<()> {
+        if let Some(account) = &self.account {
+            account.check_access().await?;
+        }
+        let lifecycle = self.lifecycle().await?;
+        if let Some(days) = lifecycle.and_then(|lifecycle| lifecycle.expires_after) {
+            let name = &self.bucket.name;
+            let problem = format!("a lifecycle rule of {name:?} removes backups {days} days after their upload");
+            return Err(Error::config("bucket", problem).advise(
+                "change the rule, which may delete what is hidden, but hide nothing; or choose another prefix",
+            ));
+        }
+        Ok(())
+    }
+
+    async fn deletion(&self) -> Result<Deletion> {
+        if let Some(known) = self.known_deletion() {
+            return Ok(known);
+        }
+        let may_delete = match &self.account {
+            Some(account) => account.may_delete().await?,
+            None => None,
+        };
+        Ok(self.remember_deletion(match may_delete {
+            Some(may_delete @ true) => b2::deletion(may_delete, None),
+            Some(may_delete @ false) => b2::deletion(may_delete, self.lifecycle().await?),
+            None => Deletion::Untried,
+        }))
+    }
+
+    async fn lifecycle(&self) -> Result<Option<Lifecycle>> {
+        if let Some(account) = &self.account {
+            return account.lifecycle().await;
+        }
+        match self.client.get_bucket_lifecycle_configuration().bucket(&self.bucket.name).send().await {
+            Ok(answer) => {
+                let (mut lifecycle, folder) = (Lifecycle::default(), self.bucket.name_of(""));
+                answer.rules().iter().for_each(|rule| add_rule(&mut lifecycle, &folder, rule));
+                Ok(Some(lifecycle))
+            }
+            Err(failure) if failure.code() == Some("NoSuchLifecycleConfiguration") => Ok(Some(Lifecycle::default())),
+            Err(failure) if is_unsupported(&failure) => Ok(None),
+            Err(failure) => Err(self.failed(Operation::AskRules, None, &failure)),
+        }
+    }
+
+    async fn hidden(&self) -> Result<Option<Hidden>> {
+        let Some(versions) = self.versions("").await? else { return Ok(None) };
+        let mut hidden = Hidden::default();
+        let markers: BTreeSet<&str> =
+            versions.iter().filter(|v| v.is_latest && v.size.is_none()).map(|v| v.key.as_str()).collect();
+        for Version { key, size, is_latest, .. } in &versions {
+            let (Some(size), false) = (size, *is_latest) else { continue };
+            hidden.versions += 1;
+            hidden.bytes += size;
+            if markers.contains(key.as_str()) {
+                hidden.deleted.insert(key.clone());
+            }
+        }
+        Ok(Some(hidden))
+    }
+
+    async fn locked_until(&self, key: &str) -> Result<Option<SystemTime>> {
+        if !self.bucket_locks().await? {
+            return Ok(None);
+        }
+        let request = self.client.head_object().bucket(&self.bucket.name).key(self.bucket.name_of(key));
+        let answer = match request.send().await.map_err(|failure| self.failed(Operation::Read, Some(key), &failure)) {
+            Err(error) if error.code() == Code::NotFound => return Ok(None),
+            answer => answer?,
+        };
+        let until = answer.object_lock_retain_until_date().and_then(|date| SystemTime::try_from(*date).ok());
+        Ok(until.filter(|until| *until > self.clock.now()))
+    }
+
+    async fn renew_lock(&self, key: &str) -> Result<()> {
+        let Some(lock) = self.lock else { return Ok(()) };
+        let retention = ObjectLockRetention::builder()
+            .mode(ObjectLockRetentionMode::Compliance)
+            .retain_until_date(self.lock_end(lock))
+            .build();
+        let request = self
+            .client
+            .put_object_retention()
+            .bucket(&self.bucket.name)
+            .key(self.bucket.name_of(key))
+            .retention(retention)
+            .customize()
+            .mutate_request(md5_instead_of_crc);
+        request.send().await.map_err(|failure| self.failed(Operation::Lock, Some(key), &failure))?;
+        Ok(())
     }
 
     fn now(&self) -> SystemTime {
@@ -315,6 +640,15 @@ impl Store for S3Store {
     fn location(&self) -> String {
         format!("{}/{}/{}", self.place.endpoint, self.bucket.name, self.bucket.prefix)
     }
+}
+
+/// Where S3 asks for a checksum, the SDK sends a CRC, which B2 refuses.
+fn md5_instead_of_crc(request: &mut HttpRequest) {
+    let Some(digest) = request.body().bytes().map(Md5::digest) else { return };
+    for header in ["x-amz-checksum-crc32", "x-amz-sdk-checksum-algorithm"] {
+        request.headers_mut().remove(header);
+    }
+    request.headers_mut().insert("content-md5", STANDARD.encode(digest));
 }
 
 /// An answer that is not what was asked for.
@@ -392,6 +726,33 @@ mod tests {
         for broken in ["%", "%2", "%zz", "%ff"] {
             assert_eq!(decoded(broken), None, "{broken}");
         }
+    }
+
+    #[test]
+    fn only_enabled_rules_for_all_of_the_folder_delete_what_is_hidden() {
+        use aws_sdk_s3::types::{LifecycleExpiration, LifecycleRuleAndOperator, LifecycleRuleFilter, Tag};
+        let known = |rule: &LifecycleRule| {
+            let mut lifecycle = Lifecycle::default();
+            add_rule(&mut lifecycle, "openclaw-backup/", rule);
+            (lifecycle.expires_after, lifecycle.deletes_hidden_after)
+        };
+        let older = |keep| {
+            NoncurrentVersionExpiration::builder().noncurrent_days(7).set_newer_noncurrent_versions(keep).build()
+        };
+        let enabled = || LifecycleRule::builder().status(ExpirationStatus::Enabled);
+        let whole = enabled().noncurrent_version_expiration(older(None));
+        assert_eq!(known(&whole.clone().build().unwrap()), (None, Some(7)));
+        assert_eq!(known(&whole.clone().status(ExpirationStatus::Disabled).build().unwrap()), (None, None));
+        assert_eq!(known(&enabled().noncurrent_version_expiration(older(Some(2))).build().unwrap()), (None, None));
+        let tag = Tag::builder().key("a").value("b").build().unwrap();
+        let both = LifecycleRuleAndOperator::builder().prefix("openclaw-backup/").tags(tag).build();
+        let picked = whole.filter(LifecycleRuleFilter::builder().and(both).build());
+        assert_eq!(known(&picked.build().unwrap()), (None, None));
+        let date = LifecycleExpiration::builder().date(DateTime::from_secs(0)).build();
+        assert_eq!(known(&enabled().expiration(date).build().unwrap()), (Some(0), None));
+        #[allow(deprecated)]
+        let elsewhere = enabled().prefix("other/").expiration(LifecycleExpiration::builder().days(1).build());
+        assert_eq!(known(&elsewhere.build().unwrap()), (None, None));
     }
 
     proptest! {
