@@ -533,6 +533,8 @@ export interface SnapshotInfo {
   complete: boolean
   /** How many things it does not hold; for a legacy one, how many files whose content is not stored any more. */
   exceptions: number
+  /** The first 20 of them; of a legacy one none. */
+  firstExceptions: Array<SnapshotException>
   /** Whether the state had lost most of its files when it was taken. */
   shrunk: boolean
 }

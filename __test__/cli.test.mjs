@@ -252,6 +252,7 @@ test("people see tables, sizes and what is missing", async () => {
     { ...regular, host: "a-long-host-name", files: 1234, bytes: 298_100_000, complete: true, exceptions: 0 },
     { ...regular, id: `safety-${ID}`, kind: "safety", host: "b", files: 1, bytes: 7, complete: false, exceptions: 2 },
   ];
+  snapshots[1].firstExceptions = [{ path: "workspace/fifo", reason: "it is neither a file nor a directory" }];
   const unreadable = [{ path: "broken", reason: "damaged" }];
   const { stdout, stderr } = await drive(["list"], { list: async () => ({ snapshots, unreadable }) });
   const [head, ...rows] = stdout.trimEnd().split("\n");
@@ -260,6 +261,10 @@ test("people see tables, sizes and what is missing", async () => {
   assert.match(rows[1], / safety .*  no, 2 left out$/);
   for (const row of rows) assert.equal(row.indexOf("2026-02-19 "), head.indexOf("CREATED"));
   assert.match(stderr, /warning: snapshot broken cannot be read: damaged/);
+  assert.match(
+    stderr,
+    /^not in safety-\S+: workspace\/fifo: it is neither a file nor a directory\nnot in \S+: 1 more$/m,
+  );
 
   const status = { location: "file:///r", encrypted: true, snapshots: 0, latest: null, storedBytes: 0, objects: 0 };
   const rest = {

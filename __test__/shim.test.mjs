@@ -443,6 +443,10 @@ describe("the texts", () => {
       ...{ id: "id", createdAt: "2026-02-19T00:00:00Z", kind: "regular", trigger: "schedule", host: "h" },
       ...{ files: 1, bytes: 1, complete: true, exceptions: 0 },
     };
+    const firstExceptions = ["a", "b", "c", "d"].map((path) => ({ path, reason: "unreadable" }));
+    const incomplete = { ...snapshot, complete: false, exceptions: 4, firstExceptions };
+    const listed = texts.list({ snapshots: [incomplete], unreadable: [] });
+    assert.match(listed, /; incomplete: 4 left out, such as a \(unreadable\), b \(unreadable\), c \(unreadable\)$/);
     const text = texts.list({ snapshots: Array(25).fill(snapshot), unreadable: [] });
     assert.match(text, /^25 snapshots, newest first:\n/);
     assert.match(text, /\n\.\.\. and 15 more$/);

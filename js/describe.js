@@ -34,8 +34,19 @@ export function list({ snapshots, unreadable }) {
   const head = ["ID", "CREATED (UTC)", "KIND", "TRIGGER", "HOST", "FILES", "SIZE", "COMPLETE"];
   return {
     lines: rows.length > 0 ? table([head, ...rows], ["FILES", "SIZE"]) : ["there is no snapshot yet"],
-    notes: unreadable.map(({ path, reason }) => `warning: snapshot ${path} cannot be read: ${reason}`),
+    notes: [
+      ...leftOutOf(snapshots.find(({ complete }) => !complete)),
+      ...unreadable.map(({ path, reason }) => `warning: snapshot ${path} cannot be read: ${reason}`),
+    ],
   };
+}
+
+/** What a snapshot does not hold. @param {import("../index.js").SnapshotInfo | null | undefined} snapshot */
+function leftOutOf(snapshot) {
+  const { id, exceptions = 0, firstExceptions = [] } = snapshot ?? {};
+  const lines = firstExceptions.map(({ path, reason }) => `not in ${id}: ${path}: ${reason}`);
+  const more = exceptions - firstExceptions.length;
+  return more > 0 && lines.length > 0 ? [...lines, `not in ${id}: ${number(more)} more`] : lines;
 }
 
 /** @param {import("../index.js").PullResult} report @param {string} directory @returns {Words} */
@@ -155,7 +166,7 @@ export function status(report) {
     ["left out", leftOut.join(", ") || "nothing"],
     ["proven", proven ? `${proven.snapshot} was restored and checked at ${proven.at}` : "none yet; drill tries one"],
   ];
-  const notes = warningLines(report.warnings);
+  const notes = [...warningLines(report.warnings), ...leftOutOf(latest)];
   if (failed) {
     notes.push(`warning: ${failed.snapshot} could not be restored at ${failed.at}: ${failed.problems[0]}`);
   }

@@ -272,6 +272,8 @@ pub struct SnapshotInfo {
     pub complete: bool,
     /// How many things it does not hold; for a legacy one, how many files whose content is not stored any more.
     pub exceptions: f64,
+    /// The first 20 of them; of a legacy one none.
+    pub first_exceptions: Vec<SnapshotException>,
     /// Whether the state had lost most of its files when it was taken.
     pub shrunk: bool,
 }
@@ -288,6 +290,7 @@ impl From<commands::SnapshotInfo> for SnapshotInfo {
             bytes: number(info.bytes),
             complete: info.complete,
             exceptions: number(info.exceptions),
+            first_exceptions: convert(info.first_exceptions),
             shrunk: info.shrunk,
         }
     }

@@ -6,6 +6,8 @@ import { count, duration, first, number, oneLine, size } from "../text.js";
 /** @typedef {import("../../index.js").RollbackResult} RollbackResult */
 
 const LISTED = 10;
+/** How many of the things that a snapshot does not hold are named. */
+const NAMED = 3;
 const PATHS = 8;
 /** OpenClaw cuts a question's description at 512 characters. */
 const QUESTION = 512;
@@ -38,20 +40,26 @@ const reason = (name) => TRIGGERS[/** @type {keyof TRIGGERS} */ (name)] ?? oneLi
 export function list({ snapshots, unreadable }) {
   if (snapshots.length === 0 && unreadable.length === 0) return "There is no snapshot yet.";
   const line = (/** @type {SnapshotInfo} */ snapshot) => {
-    const { id, createdAt, kind, trigger, host, files, bytes, complete, exceptions, shrunk: gone } = snapshot;
+    const { id, createdAt, kind, trigger, host, files, bytes, complete, exceptions, firstExceptions } = snapshot;
     return [
       `${id}  ${when(createdAt)}`,
       // 0.1.x did not say why it took one, nor where.
       kind === "legacy"
         ? `of 0.1.x, ${count(files, "file")}, ${size(bytes)}`
         : `${reason(trigger)}, ${count(files, "file")}, ${size(bytes)}, ${oneLine(host)}`,
-      ...(complete ? [] : [`incomplete: ${number(exceptions)} left out`]),
-      ...(gone ? ["most files were gone"] : []),
+      ...(complete ? [] : [`incomplete: ${number(exceptions)} left out${some(firstExceptions)}`]),
+      ...(snapshot.shrunk ? ["most files were gone"] : []),
     ].join("; ");
   };
   const lines = [`${count(snapshots.length, "snapshot")}, newest first:`, ...first(snapshots.map(line), LISTED)];
   if (unreadable.length > 0) lines.push(`${count(unreadable.length, "snapshot")} cannot be read.`);
   return lines.join("\n");
+}
+
+/** The first of what a snapshot does not hold. @param {import("../../index.js").SnapshotException[]} exceptions */
+function some(exceptions = []) {
+  const names = exceptions.slice(0, NAMED).map(({ path, reason }) => oneLine(`${path} (${reason})`));
+  return names.length > 0 ? `, ${exceptions.length > NAMED ? "such as " : ""}${names.join(", ")}` : "";
 }
 
 /** @param {RollbackResult} plan */
@@ -137,7 +145,7 @@ export function pushed({ snapshot, files, bytes, changedFiles, uploadedBytes, du
   const all = `${count(files, "file")}, ${size(bytes)}`;
   if (!snapshot) return `Nothing has changed since the last snapshot (${all}).`;
   const sent = `${number(changedFiles)} changed, ${size(uploadedBytes)} sent in ${duration(durationMs)}`;
-  const missing = exceptions.length > 0 ? [`Left out: ${count(exceptions.length, "path")}.`] : [];
+  const missing = exceptions.length > 0 ? [`Left out: ${count(exceptions.length, "path")}${some(exceptions)}.`] : [];
   return [`Snapshot ${snapshot}: ${all}; ${sent}.`, ...missing, ...warnings.map(oneLine)].join("\n");
 }
 
@@ -161,6 +169,9 @@ export function status({ lastSuccess, lastError, lastDrill }, report, schedule) 
     ...(lastError ? [`Last error: ${ago(lastError.at)}: ${oneLine(lastError.message)}`] : []),
     ...(schedule ? [`Next backup: ${when(schedule.next().getTime())}`] : []),
     `Snapshots: ${number(snapshots)}${latest ? `, newest ${latest.id}` : ""}`,
+    ...(latest?.complete === false
+      ? [`Not in it: ${count(latest.exceptions, "path")}${some(latest.firstExceptions)}`]
+      : []),
     ...(legacySnapshots > 0 ? [`Of 0.1.x: ${number(legacySnapshots)}, named by their ids`] : []),
     `Stored: ${size(storedBytes)} in ${location}, ${encrypted ? "encrypted" : "not encrypted"}`,
     ...(hiddenBytes ? [`Hidden, and also billed: ${size(hiddenBytes)}`] : []),

@@ -55,6 +55,7 @@ fn legacy_info(catalog: &Catalog, id: &LegacyId, manifest: &Manifest) -> Snapsho
         bytes: manifest.files.iter().fold(0, |sum, file| sum.saturating_add(file.size)),
         complete: lacking == 0,
         exceptions: lacking,
+        first_exceptions: Vec::new(),
         shrunk: false,
     }
 }
@@ -71,6 +72,7 @@ pub(super) fn info(id: &SnapshotId, summary: &Summary) -> SnapshotInfo {
         bytes: summary.bytes,
         complete: summary.exceptions == 0,
         exceptions: summary.exceptions,
+        first_exceptions: summary.first_exceptions.clone(),
         shrunk: summary.shrunk,
     }
 }

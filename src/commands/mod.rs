@@ -288,6 +288,8 @@ pub struct SnapshotInfo {
     pub complete: bool,
     /// How many things it does not hold; for one of 0.1.x, how many files whose content is not stored any more.
     pub exceptions: u64,
+    /// The first of them; of one of 0.1.x none.
+    pub first_exceptions: Vec<Exception>,
     /// Whether the state had lost most of its files when it was taken.
     pub shrunk: bool,
 }
