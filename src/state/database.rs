@@ -193,9 +193,9 @@ pub fn is_no_place_for_copies(folder: &Path, error: &Error) -> bool {
     if code.is_some_and(|code| writing.contains(&code)) {
         return true;
     }
-    let probe = folder.join("probe");
-    let written = create_private_file(&probe).is_ok() && std::fs::write(&probe, vec![0; 64 << 10]).is_ok();
-    let _ = std::fs::remove_file(&probe);
+    // Named at random: several threads copy.
+    let probe = tempfile::NamedTempFile::new_in(folder);
+    let written = probe.and_then(|mut probe| std::io::Write::write_all(&mut probe, &vec![0; 64 << 10])).is_ok();
     !written
 }
 
