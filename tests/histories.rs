@@ -279,7 +279,9 @@ impl History {
     fn push(&mut self) {
         let now = self.model();
         let report = self.bench.push();
-        assert!(report.exceptions.is_empty() && report.warnings.is_empty(), "{report:?}");
+        // Histories lose most of their few files now and then; that is all there may be to say.
+        let expected = usize::from(report.shrunk.is_some());
+        assert!(report.exceptions.is_empty() && report.warnings.len() == expected, "{report:?}");
         match report.snapshot {
             Some(id) => {
                 self.models.insert(id.clone(), now);
