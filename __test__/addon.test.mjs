@@ -33,6 +33,11 @@ const CALLS = {
   prune: (options, given = target) => api.prune(given, options),
   importLegacy: (options, given = target) => api.importLegacy(given, options),
   status: (options, given = target) => api.status(given, options),
+  keyList: (options, given = target) => api.keyList(given, options),
+  keyAdd: (options, given = target) => api.keyAdd(given, options),
+  keyRemove: (options, given = target) => api.keyRemove(given, { slots: ["ab"], ...options }),
+  keyRotate: (options, given = target) => api.keyRotate(given, options),
+  keyRecoveryCode: (options, given = target) => api.keyRecoveryCode(given, options),
 };
 
 /** The others: they are done at once, where no rollback is prepared. */

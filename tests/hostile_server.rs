@@ -112,7 +112,7 @@ impl Service {
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
         let key = path.strip_prefix("/bucket/").and_then(|key| key.strip_prefix("openclaw-backup/")).unwrap_or("");
         let number = self.requests.fetch_add(1, Ordering::SeqCst);
-        let is_listing = method == "GET" && key.is_empty();
+        let is_listing = method == "GET" && key.is_empty() && query.contains("list-type");
         let rule = Arc::clone(&self.rule.lock().unwrap());
         let fault = rule(number, &method, if is_listing { query } else { key });
 
@@ -134,6 +134,8 @@ impl Service {
         let (status, headers, answer) = match fault {
             Fault::Status(status) => (status, String::new(), b"<Error><Code>Fault</Code></Error>".to_vec()),
             _ if is_listing => (200, String::new(), self.listing(query)),
+            // It knows no versions, rules or locks, as many services do not.
+            _ if key.is_empty() => (501, String::new(), b"<Error><Code>NotImplemented</Code></Error>".to_vec()),
             _ => self.perform(&method, key, header("range").as_deref(), body),
         };
         match fault {
@@ -281,12 +283,12 @@ fn a_key_that_may_not_delete_takes_and_restores_snapshots_and_says_so() {
     assert!(reports[1].warnings.is_empty(), "{reports:?}");
     for report in &reports[2..] {
         assert_eq!(report.warnings.len(), 1, "{report:?}");
-        assert!(report.warnings[0].contains("were not removed") && report.warnings[0].contains("deleteFiles"));
+        assert!(report.warnings[0].contains("may not delete, and leaves pruning to another"), "{report:?}");
     }
     assert_eq!(bench.list().len(), 4);
     assert_same(&tree(&bench.pull("latest")), &bench.tree());
-    let pruned = bench.run(prune::prune(&bench.target, &Operation::default()));
-    assert_eq!(code(&pruned.unwrap_err()), "AUTH");
+    let pruned = bench.run(prune::prune(&bench.target, &Operation::default())).unwrap();
+    assert!(pruned.left_to_another_key && pruned.removed_snapshots.is_empty(), "{pruned:?}");
     assert!(bench.problems().is_empty());
 }
 
@@ -342,6 +344,11 @@ fn on_a_slow_line_every_attempt_keeps_its_progress() {
         assert!(attempts < 12, "it does not converge");
         let operation = Operation::default();
         let (cancel, shared) = (operation.cancel.clone(), Arc::clone(&service));
+        // What an attempt had sent when it was cut is still under way, and is not the next one's.
+        let mut seen = u64::MAX;
+        while std::mem::replace(&mut seen, service.received.load(Ordering::SeqCst)) != seen {
+            std::thread::sleep(Duration::from_millis(200));
+        }
         let until = service.received.load(Ordering::SeqCst) + (12 << 20);
         let watch = std::thread::spawn(move || {
             while !cancel.is_cancelled() && shared.received.load(Ordering::SeqCst) < until {
