@@ -336,7 +336,7 @@ fn on_a_slow_line_every_attempt_keeps_its_progress() {
     let service = Service::start();
     let mut bench = machine(&service);
     bench.target.timeouts.stall = Duration::from_mins(1);
-    bench.write("workspace/noise.bin", noise(24 << 20, 1));
+    bench.write("workspace/noise.bin", noise(40 << 20, 1));
     service.bandwidth.store(PER_SECOND, Ordering::SeqCst);
     let (mut attempts, mut packs) = (0, 0);
     let report = loop {
@@ -369,7 +369,7 @@ fn on_a_slow_line_every_attempt_keeps_its_progress() {
     };
     assert!(attempts > 2, "it was cut");
     let sent = service.received.load(Ordering::SeqCst);
-    assert!(sent < 96 << 20, "{sent} bytes for 24 MiB, in {attempts} attempts");
+    assert!(sent < 160 << 20, "{sent} bytes for 40 MiB, in {attempts} attempts");
     service.bandwidth.store(0, Ordering::SeqCst);
     assert_same(&tree(&bench.pull(&report.snapshot.unwrap())), &bench.tree());
 }
