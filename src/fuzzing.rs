@@ -108,7 +108,7 @@ pub fn frame(payload: &[u8]) {
         let id = PackId([0; 16]);
         let header = Header { role: Role::Pack, master_key: key.id, salt: [0; 32] };
         let bytes = header.to_bytes();
-        let Ok(opener) = PackOpener::new(id, &bytes, |_, _| Ok(&key)) else { panic!("the header is one") };
+        let Ok(mut opener) = PackOpener::new(id, &bytes, |_, _| Ok(&key)) else { panic!("the header is one") };
         for payload in [payload.to_vec(), packed.clone()] {
             let mut sealed = payload;
             Sealer::with_header(&key, Header { role: Role::Pack, master_key: key.id, salt: [0; 32] }, &pack_key(id))

@@ -119,9 +119,13 @@ pub fn compress(plain: &[u8]) -> Result<Vec<u8>> {
 /// Undoes [`compress`], taking at most `limit` bytes of memory for the result. `None` when the bytes are no such thing.
 #[must_use]
 pub fn decompress(compressed: &[u8], limit: usize) -> Option<Vec<u8>> {
+    decompress_with(&mut zstd::bulk::Decompressor::new().ok()?, compressed, limit)
+}
+
+fn decompress_with(context: &mut zstd::bulk::Decompressor, compressed: &[u8], limit: usize) -> Option<Vec<u8>> {
     let announced = zstd::zstd_safe::get_frame_content_size(compressed).ok().flatten()?;
     let announced = usize::try_from(announced).ok().filter(|size| *size <= limit)?;
-    zstd::bulk::decompress(compressed, announced).ok().filter(|plain| plain.len() == announced)
+    context.decompress(compressed, announced).ok().filter(|plain| plain.len() == announced)
 }
 
 /// A compressed frame that is not part of a pack yet.
@@ -146,10 +150,18 @@ impl PackBuilder {
     /// # Errors
     /// `IO` when there are no random numbers.
     pub fn new(key: &MasterKey) -> Result<Self> {
+        Self::with_buffer(key, Vec::new())
+    }
+
+    /// An empty pack with a new name that is filled into `buffer`.
+    ///
+    /// # Errors
+    /// `IO` when there are no random numbers.
+    pub fn with_buffer(key: &MasterKey, buffer: Vec<u8>) -> Result<Self> {
         let id = PackId(random()?);
         let sealer = Sealer::new(key, Role::Pack, &pack_key(id))?;
-        // At once: growing by doubling would leave holes that the allocator cannot fill.
-        let mut bytes = Vec::with_capacity(PACK_TARGET + (PACK_TARGET >> 5));
+        let mut bytes = buffer;
+        bytes.clear();
         bytes.extend_from_slice(&sealer.header().to_bytes());
         Ok(Self { id, sealer, bytes, frames: Vec::new() })
     }
@@ -193,10 +205,10 @@ impl PackBuilder {
 }
 
 /// Opens the frames of one pack.
-#[derive(Debug)]
 pub struct PackOpener {
     key: String,
     sealer: Sealer,
+    decompressor: zstd::bulk::Decompressor<'static>,
 }
 
 impl PackOpener {
@@ -212,24 +224,26 @@ impl PackOpener {
         let name = pack_key(id);
         let header = Header::parse(header, Role::Pack, &name)?;
         let sealer = Sealer::with_header(key(&header, &name)?, header, &name);
-        Ok(Self { key: name, sealer })
+        let decompressor = zstd::bulk::Decompressor::new().map_err(|error| no_memory(&error))?;
+        Ok(Self { key: name, sealer, decompressor })
     }
 
     /// The chunks of frame `number`, from its sealed bytes.
     ///
     /// # Errors
     /// `CORRUPT` when they are not what was sealed, or not what a frame may be.
-    pub fn frame(&self, number: u64, sealed: &[u8]) -> Result<OpenFrame> {
-        let damaged = |problem: &dyn Display| Error::corrupt(&self.key, format!("frame {number}: {problem}"));
+    pub fn frame(&mut self, number: u64, sealed: &[u8]) -> Result<OpenFrame> {
+        let Self { key, sealer, decompressor } = self;
+        let damaged = |problem: &dyn Display| Error::corrupt(key.as_str(), format!("frame {number}: {problem}"));
         if sealed.len() > MAX_FRAME * 2 {
             return Err(damaged(&"it is larger than a frame may be"));
         }
-        let payload = self.sealer.open(number, false, sealed).ok_or_else(|| damaged(&"its bytes were changed"))?;
+        let payload = sealer.open(number, false, sealed).ok_or_else(|| damaged(&"its bytes were changed"))?;
         let limit = MAX_FRAME + 4 * (MAX_FRAME_CHUNKS + 1);
         let plain = match payload.split_first() {
             Some((&STORED, plain)) if plain.len() <= limit => plain.to_vec(),
             Some((&ZSTD, compressed)) => {
-                decompress(compressed, limit).ok_or_else(|| damaged(&"it does not decompress to a frame"))?
+                decompress_with(decompressor, compressed, limit).ok_or_else(|| damaged(&"it does not decompress to a frame"))?
             }
             _ => return Err(damaged(&"its compression is unknown")),
         };
@@ -240,8 +254,9 @@ impl PackOpener {
     ///
     /// # Errors
     /// `CORRUPT` when a frame is damaged, or the end is missing.
-    pub fn all_frames(&self, pack: &[u8], mut sink: impl FnMut(u64, u64, u32, OpenFrame) -> Result<()>) -> Result<u64> {
-        let short = || Error::corrupt(&self.key, "it was cut");
+    pub fn all_frames(&mut self, pack: &[u8], mut sink: impl FnMut(u64, u64, u32, OpenFrame) -> Result<()>) -> Result<u64> {
+        let key = self.key.clone();
+        let short = || Error::corrupt(&key, "it was cut");
         let mut at = HEADER_LENGTH;
         for number in 0.. {
             let length = pack.get(at..at + 4).ok_or_else(short)?;
@@ -251,7 +266,7 @@ impl PackOpener {
             if length == TAG_LENGTH {
                 return match self.sealer.open(number, true, sealed) {
                     Some(_) if at + length == pack.len() => Ok(number),
-                    _ => Err(Error::corrupt(&self.key, "its end is not where it says")),
+                    _ => Err(Error::corrupt(&key, "its end is not where it says")),
                 };
             }
             sink(number, at as u64, length as u32, self.frame(number, sealed)?)?;
@@ -273,7 +288,7 @@ impl PackEntry {
         key: impl FnOnce(&Header, &str) -> Result<&'k MasterKey>,
     ) -> Result<Self> {
         let mut hasher = None;
-        let opener = PackOpener::new(id, bytes, |header, name| {
+        let mut opener = PackOpener::new(id, bytes, |header, name| {
             let key = key(header, name)?;
             hasher = Some(key.chunk_hasher());
             Ok(key)
@@ -299,7 +314,7 @@ impl PackEntry {
             hasher = Some(key.chunk_hasher());
             Ok(key)
         });
-        let (Ok(opener), Some(hasher)) = (opener, hasher) else { return self.chunk_ids().collect() };
+        let (Ok(mut opener), Some(hasher)) = (opener, hasher) else { return self.chunk_ids().collect() };
         let mut lacking = Vec::new();
         for (number, place) in self.frames.iter().enumerate() {
             let start = usize::try_from(place.offset).unwrap_or(usize::MAX);
@@ -399,7 +414,7 @@ mod tests {
             let key = if sealed { key() } else { MasterKey::plain() };
             let hasher = key.chunk_hasher();
             let (entry, bytes) = pack_of(&key, &frames);
-            let opener = PackOpener::new(entry.id, &bytes, |_, _| Ok(&key)).unwrap();
+            let mut opener = PackOpener::new(entry.id, &bytes, |_, _| Ok(&key)).unwrap();
             prop_assert_eq!(entry.size, bytes.len() as u64);
             for (number, (chunks, place)) in frames.iter().zip(&entry.frames).enumerate() {
                 let sealed = &bytes[place.offset as usize..][..place.length as usize];
@@ -434,7 +449,7 @@ mod tests {
             let read = PackOpener::new(entry.id, &bytes, |header, name| {
                 if header.master_key == key.id { Ok(&key) } else { Err(Error::corrupt(name, "unknown key")) }
             })
-            .and_then(|opener| opener.all_frames(&bytes, |_, _, _, _| Ok(())));
+            .and_then(|mut opener| opener.all_frames(&bytes, |_, _, _, _| Ok(())));
             prop_assert!(read.is_err());
         }
 
@@ -460,7 +475,7 @@ mod tests {
             let mut pack = PackBuilder::new(&key).unwrap();
             pack.append(Frame { chunks: Vec::new(), payload: part });
             let (entry, bytes) = pack.finish();
-            let opener = PackOpener::new(entry.id, &bytes, |_, _| Ok(&key)).unwrap();
+            let mut opener = PackOpener::new(entry.id, &bytes, |_, _| Ok(&key)).unwrap();
             let read = opener.all_frames(&bytes, |_, _, _, frame| {
                 let sum: usize = (0..frame.len()).map(|chunk| frame.content(chunk).unwrap().len()).sum();
                 assert_eq!(4 + 4 * frame.len() + sum, plain.len());
@@ -475,7 +490,7 @@ mod tests {
             let key = MasterKey::plain();
             let (entry, pack) = pack_of(&key, &[vec![b"one".to_vec()]]);
             let bytes = [&pack[..start.min(pack.len())], &bytes].concat();
-            if let Ok(opener) = PackOpener::new(entry.id, &bytes, |_, _| Ok(&key)) {
+            if let Ok(mut opener) = PackOpener::new(entry.id, &bytes, |_, _| Ok(&key)) {
                 let _ = opener.all_frames(&bytes, |_, _, _, _| Ok(()));
                 let _ = opener.frame(0, &bytes);
             }

@@ -3,8 +3,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::sync::mpsc;
+
 use super::id::ChunkId;
 use super::index::Index;
+use super::keyring::Keyring;
 use super::open::Repository;
 use super::pack::{PackOpener, pack_key};
 use super::restore::parents;
@@ -12,15 +16,14 @@ use super::seal::ChunkHasher;
 use super::tree::{Entries, Entry, Kind, Root, split_ids};
 use crate::commands::Operation;
 use crate::error::{Code, Error, Result};
+use crate::store::Pieces;
 use crate::task::{blocking, in_parallel};
 
 /// Frames with fewer unwanted bytes between them are read in one request: what another request costs in time is worth
 /// more bytes than this on all but the slowest lines.
 const MAX_GAP: u64 = 512 << 10;
-/// No request asks for more than this and one frame.
-const MAX_RANGE: u64 = 8 << 20;
-/// Requests under way at once. With each holds at most [`MAX_RANGE`] and a frame in memory.
-const PARALLEL_READS: usize = 3;
+/// Requests under way at once. Each holds a frame and some pieces of the next ones in memory.
+const PARALLEL_READS: usize = 4;
 /// The most bytes that a file tree or a list of its chunks may take in memory.
 const MAX_TREE: u64 = 1 << 30;
 
@@ -47,8 +50,7 @@ fn plan(index: &Index, wanted: impl IntoIterator<Item = ChunkId>) -> Result<Vec<
         match reads.last_mut() {
             Some(read)
                 if read.pack == pack
-                    && place.offset.saturating_sub(read.offset + read.length) <= MAX_GAP
-                    && end - read.offset <= MAX_RANGE =>
+                    && place.offset.checked_sub(read.offset + read.length).is_some_and(|gap| gap <= MAX_GAP) =>
             {
                 read.length = end - read.offset;
                 read.frames.push((frame, chunks));
@@ -119,49 +121,21 @@ impl Repository {
         S: Fn(&[(ChunkId, &[u8])]) -> Result<()> + Send + Sync + 'static,
         D: Fn(&[ChunkId], Error) -> Result<()> + Send + Sync + 'static,
     {
-        let pack = &index.packs[read.pack as usize].entry;
-        let key = pack_key(pack.id);
-        let bytes = match self.store.get_range(&key, read.offset, read.length).await {
+        let key = pack_key(index.packs[read.pack as usize].entry.id);
+        let (offset, length) = (read.offset, read.length);
+        let (pieces, arriving) = Pieces::new();
+        let (keyring, index, losing) = (self.keyring.clone(), Arc::clone(index), Arc::clone(&damaged));
+        let opening = blocking(move || open_frames(&keyring, &index, &read, arriving, &*sink, &*losing));
+        let arrived = self.store.stream_range(&key, offset, length, &pieces).await;
+        drop(pieces);
+        // If opening ended first, what was to arrive was cancelled, and is not the reason.
+        let without: Vec<ChunkId> = opening.await?;
+        match arrived {
             Err(error) if matches!(error.code(), Code::NotFound | Code::Corrupt) => {
-                let ids: Vec<ChunkId> = read.frames.iter().flat_map(|(_, chunks)| chunks).map(|(_, id)| *id).collect();
-                return damaged(&ids, Error::corrupt(&key, "it was removed, or cut").because(error));
+                damaged(&without, Error::corrupt(&key, "it was removed, or cut").because(error))
             }
-            bytes => bytes?,
-        };
-        let (keyring, index) = (self.keyring.clone(), Arc::clone(index));
-        let open = move || {
-            let pack = &index.packs[read.pack as usize].entry;
-            let mut hasher: Option<ChunkHasher> = None;
-            let opener = PackOpener::new(pack.id, &pack.header, |header, name| {
-                let key = keyring.find_for_pack(header, name)?;
-                hasher = Some(key.chunk_hasher());
-                Ok(key)
-            })?;
-            let hasher = hasher.ok_or_else(|| Error::corrupt(&pack_key(pack.id), "it names no key"))?;
-            for (number, chunks) in &read.frames {
-                let place = &pack.frames[*number as usize];
-                let start = (place.offset - read.offset) as usize;
-                let frame = match opener.frame(u64::from(*number), &bytes[start..start + place.length as usize]) {
-                    Ok(frame) => frame,
-                    Err(error) => {
-                        damaged(&chunks.iter().map(|(_, id)| *id).collect::<Vec<_>>(), error)?;
-                        continue;
-                    }
-                };
-                let mut contents = Vec::with_capacity(chunks.len());
-                for (chunk, id) in chunks {
-                    if let Some(content) = frame.chunk(*chunk as usize, *id, &hasher) {
-                        contents.push((*id, content));
-                    } else {
-                        let problem = format!("frame {number} does not hold the chunk {id}");
-                        damaged(&[*id], Error::corrupt(&pack_key(pack.id), problem))?;
-                    }
-                }
-                sink(&contents)?;
-            }
-            Ok(())
-        };
-        blocking(open).await
+            arrived => arrived,
+        }
     }
 
     /// Reads chunks into one stream, in order. Those that the cache remembers are not asked for.
@@ -252,6 +226,60 @@ impl Repository {
         });
         Ok((entries.await?, own))
     }
+}
+
+/// Opens the frames of `read` as their bytes arrive, and hands their chunks to `sink`. Gives the chunks for which nothing
+/// arrived.
+fn open_frames(
+    keyring: &Keyring,
+    index: &Index,
+    read: &Read,
+    mut arriving: mpsc::Receiver<Bytes>,
+    sink: &dyn Fn(&[(ChunkId, &[u8])]) -> Result<()>,
+    damaged: &dyn Fn(&[ChunkId], Error) -> Result<()>,
+) -> Result<Vec<ChunkId>> {
+    let pack = &index.packs[read.pack as usize].entry;
+    let mut hasher: Option<ChunkHasher> = None;
+    let mut opener = PackOpener::new(pack.id, &pack.header, |header, name| {
+        let key = keyring.find_for_pack(header, name)?;
+        hasher = Some(key.chunk_hasher());
+        Ok(key)
+    })?;
+    let hasher = hasher.ok_or_else(|| Error::corrupt(&pack_key(pack.id), "it names no key"))?;
+    // What has arrived from `at` on.
+    let (mut waiting, mut at) = (BytesMut::new(), read.offset);
+    for (position, (number, chunks)) in read.frames.iter().enumerate() {
+        let place = &pack.frames[*number as usize];
+        let (length, end) = (place.length as usize, place.offset + u64::from(place.length));
+        while at + (waiting.len() as u64) < end {
+            let Some(piece) = arriving.blocking_recv() else {
+                return Ok(read.frames[position..].iter().flat_map(|(_, chunks)| chunks).map(|(_, id)| *id).collect());
+            };
+            waiting.extend_from_slice(&piece);
+            // What lies between the frames is not kept.
+            let unwanted = place.offset.saturating_sub(at).min(waiting.len() as u64);
+            waiting.advance(unwanted as usize);
+            at += unwanted;
+        }
+        let frame = match opener.frame(u64::from(*number), &waiting[(place.offset - at) as usize..][..length]) {
+            Ok(frame) => frame,
+            Err(error) => {
+                damaged(&chunks.iter().map(|(_, id)| *id).collect::<Vec<_>>(), error)?;
+                continue;
+            }
+        };
+        let mut contents = Vec::with_capacity(chunks.len());
+        for (chunk, id) in chunks {
+            if let Some(content) = frame.chunk(*chunk as usize, *id, &hasher) {
+                contents.push((*id, content));
+            } else {
+                let problem = format!("frame {number} does not hold the chunk {id}");
+                damaged(&[*id], Error::corrupt(&pack_key(pack.id), problem))?;
+            }
+        }
+        sink(&contents)?;
+    }
+    Ok(Vec::new())
 }
 
 /// Refuses a tree in which something lies below a file or a link: writing it would follow the link.

@@ -4,13 +4,13 @@
 
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_smithy_async::time::TimeSource;
 use aws_smithy_http_client::Connector;
-use aws_smithy_http_client::tls;
+use aws_smithy_http_client::tls::{self, TrustStore};
 use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
@@ -200,12 +200,19 @@ impl ProgressClient {
     pub(super) fn new(timeouts: &Timeouts, traffic: Arc<Traffic>) -> Self {
         let clock = ServerClock::default();
         let settings = HttpConnectorSettings::builder().connect_timeout(timeouts.connect).build();
-        let inner = Connector::builder()
-            .connector_settings(settings)
-            .enable_tcp_nodelay(true)
-            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-            .build_with_resolver(Resolver);
-        let connector = ProgressConnector { inner, stall: timeouts.stall, traffic, clock: clock.clone() };
+        let connect = move |roots: TrustStore| {
+            let context = tls::TlsContext::builder().with_trust_store(roots).build();
+            Connector::builder()
+                .connector_settings(settings.clone())
+                .enable_tcp_nodelay(true)
+                .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+                .tls_context(context.expect("a trust store is a valid context"))
+                .build_with_resolver(Resolver)
+        };
+        // The system's certificates are hundreds of files; a server on this machine needs none.
+        let plain = connect(TrustStore::empty());
+        let secure = LazyLock::new(Box::new(move || connect(TrustStore::default())) as Box<dyn FnOnce() -> _ + Send>);
+        let connector = ProgressConnector { plain, secure, stall: timeouts.stall, traffic, clock: clock.clone() };
         Self { connector: SharedHttpConnector::new(connector), clock }
     }
 
@@ -227,7 +234,8 @@ impl HttpClient for ProgressClient {
 
 #[derive(Debug)]
 struct ProgressConnector {
-    inner: Connector,
+    plain: Connector,
+    secure: LazyLock<Connector, Box<dyn FnOnce() -> Connector + Send>>,
     stall: Duration,
     traffic: Arc<Traffic>,
     clock: ServerClock,
@@ -244,7 +252,8 @@ impl HttpConnector for ProgressConnector {
             traffic: Arc::clone(&self.traffic),
             progress: Arc::clone(&progress),
         });
-        let answer = self.inner.call(request);
+        let is_secure = request.uri().starts_with("https:");
+        let answer = if is_secure { self.secure.call(request) } else { self.plain.call(request) };
         let (stall, traffic, clock) = (self.stall, Arc::clone(&self.traffic), self.clock.clone());
         HttpConnectorFuture::new(async move {
             let response = tokio::select! {

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use walkdir::WalkDir;
 
 use super::traffic::Traffic;
-use super::{Listing, ObjectMeta, Store};
+use super::{Listing, ObjectMeta, Store, ends_before_range};
 use crate::error::{Code, Error, Result};
 
 /// Where objects are written before they get their name.
@@ -303,10 +303,6 @@ impl Directory {
         }
         Ok(())
     }
-}
-
-fn ends_before_range(key: &str, offset: u64, length: u64) -> Error {
-    Error::corrupt(key, format!("it ends before the {length} bytes at {offset} do"))
 }
 
 /// The key of a path below the root; `None` when it is not one that a key can have.

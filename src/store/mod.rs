@@ -14,10 +14,12 @@ mod s3;
 mod traffic;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Endpoint, Secret, Target};
@@ -102,6 +104,48 @@ pub struct Hidden {
     pub deleted: std::collections::BTreeSet<String>,
 }
 
+/// Bytes that a store without a stream of its own reads at once.
+const PIECE: u64 = 1 << 20;
+/// Pieces that may wait to be taken.
+const WAITING_PIECES: usize = 4;
+
+fn ends_before_range(key: &str, offset: u64, length: u64) -> Error {
+    Error::corrupt(key, format!("it ends before the {length} bytes at {offset} do"))
+}
+
+/// Where [`Store::stream_range`] puts what arrives. It waits while too much of it has not been taken.
+#[derive(Debug)]
+pub struct Pieces {
+    taker: mpsc::Sender<Bytes>,
+    sent: AtomicU64,
+}
+
+impl Pieces {
+    /// An empty stream, and the end at which its pieces are taken.
+    #[must_use]
+    pub fn new() -> (Self, mpsc::Receiver<Bytes>) {
+        let (taker, pieces) = mpsc::channel(WAITING_PIECES);
+        (Self { taker, sent: AtomicU64::new(0) }, pieces)
+    }
+
+    /// Hands on what has arrived.
+    ///
+    /// # Errors
+    /// `CANCELLED` when nobody takes it.
+    pub async fn send(&self, piece: Bytes) -> Result<()> {
+        let length = piece.len() as u64;
+        self.taker.send(piece).await.map_err(|_| Error::cancelled())?;
+        self.sent.fetch_add(length, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Bytes handed on so far.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
 /// A place that keeps objects.
 ///
 /// Implementations make a single attempt per call and say by [`crate::Error::is_retryable`] whether another may help;
@@ -136,6 +180,21 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// Those of [`Store::get`]; `CORRUPT` when the object ends before the range does.
     async fn get_range(&self, key: &str, offset: u64, length: u64) -> Result<Bytes>;
+
+    /// [`Store::get_range`] for more bytes than should be in memory at once: hands them to `pieces` in order, as they
+    /// arrive. After an error the pieces so far are good, and what [`Pieces::sent`] lacks can be asked for.
+    ///
+    /// # Errors
+    /// Those of [`Store::get_range`]; `CANCELLED` when nobody takes the pieces any more.
+    async fn stream_range(&self, key: &str, offset: u64, length: u64, pieces: &Pieces) -> Result<()> {
+        let mut done = 0;
+        while done < length {
+            let step = PIECE.min(length - done);
+            pieces.send(self.get_range(key, offset + done, step).await?).await?;
+            done += step;
+        }
+        Ok(())
+    }
 
     /// Stores an object, durably and completely or not at all. Keys are never reused for other bytes, so that writing
     /// one twice is harmless.

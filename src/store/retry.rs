@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::traffic::Traffic;
-use super::{Deletion, Hidden, Lifecycle, Listing, Page, Store, all_pages};
+use super::{Deletion, Hidden, Lifecycle, Listing, Page, Pieces, Store, all_pages};
 use crate::config::Timeouts;
 use crate::error::{Error, Result};
 
@@ -119,6 +119,16 @@ impl<S: Store + ?Sized> Store for Retrying<S> {
 
     async fn get_range(&self, key: &str, offset: u64, length: u64) -> Result<Bytes> {
         self.repeat.run(|| self.inner.get_range(key, offset, length)).await
+    }
+
+    async fn stream_range(&self, key: &str, offset: u64, length: u64, pieces: &Pieces) -> Result<()> {
+        // It goes on where it broke off: what has been handed on cannot be taken back.
+        let before = pieces.sent();
+        let rest = || {
+            let done = pieces.sent() - before;
+            self.inner.stream_range(key, offset + done, length - done, pieces)
+        };
+        self.repeat.run(rest).await
     }
 
     async fn put(&self, key: &str, body: Bytes) -> Result<()> {

@@ -37,7 +37,9 @@ use tokio::sync::OnceCell;
 
 use super::b2::{self, Account};
 use super::http::{self, ProgressClient, ServerClock};
-use super::{Bucket, Deletion, Hidden, Lifecycle, Listing, ObjectMeta, Page, Store, all_pages};
+use super::{
+    Bucket, Deletion, Hidden, Lifecycle, Listing, ObjectMeta, Page, Pieces, Store, all_pages, ends_before_range,
+};
 use crate::config::Addressing;
 use crate::error::{Code, Error, Result};
 
@@ -266,22 +268,49 @@ impl S3Store {
 
     /// Everything that an answer announced, or an error.
     async fn body(&self, key: &str, answer: GetObjectOutput, limit: u64) -> Result<Bytes> {
-        let attempt = || self.attempt(Operation::Read, Some(key));
-        let announced = answer.content_length().and_then(|length| u64::try_from(length).ok());
-        let mut bytes = BytesMut::with_capacity(announced.unwrap_or_default().min(TRUSTED_LENGTH) as usize);
-        let mut body = answer.body;
-        while let Some(some) = body.next().await {
-            let some = some.map_err(|failure| http::broken_answer(&attempt(), &failure).at_key(key))?;
-            bytes.extend_from_slice(&some);
-            if bytes.len() as u64 > limit {
-                return Err(Error::corrupt(key, format!("{}: more than {limit} bytes came", attempt())));
-            }
-        }
-        if announced.is_some_and(|announced| announced != bytes.len() as u64) {
-            let message = format!("{}: {} bytes came, others were announced", attempt(), bytes.len());
-            return Err(Error::new(Code::Network, message).at_key(key).retryable());
+        let mut arriving = Arriving::new(answer, limit);
+        let mut bytes = BytesMut::with_capacity(arriving.announced.unwrap_or_default().min(TRUSTED_LENGTH) as usize);
+        while let Some(piece) = self.next_piece(key, &mut arriving).await? {
+            bytes.extend_from_slice(&piece);
         }
         Ok(bytes.freeze())
+    }
+
+    /// The next bytes of an answer; `None` when everything that it announced has come.
+    async fn next_piece(&self, key: &str, arriving: &mut Arriving) -> Result<Option<Bytes>> {
+        let attempt = || self.attempt(Operation::Read, Some(key));
+        let Arriving { body, announced, limit, arrived } = arriving;
+        let Some(piece) = body.next().await else {
+            if announced.is_some_and(|announced| announced != *arrived) {
+                let message = format!("{}: {arrived} bytes came, others were announced", attempt());
+                return Err(Error::new(Code::Network, message).at_key(key).retryable());
+            }
+            return Ok(None);
+        };
+        let piece = piece.map_err(|failure| http::broken_answer(&attempt(), &failure).at_key(key))?;
+        *arrived += piece.len() as u64;
+        if *arrived > *limit {
+            return Err(Error::corrupt(key, format!("{}: more than {limit} bytes came", attempt())));
+        }
+        Ok(Some(piece))
+    }
+
+    /// The answer to the request for a range that is not empty.
+    async fn range(&self, key: &str, offset: u64, length: u64) -> Result<GetObjectOutput> {
+        let last = offset.checked_add(length - 1).ok_or_else(|| ends_before_range(key, offset, length))?;
+        let request = self
+            .client
+            .get_object()
+            .bucket(&self.bucket.name)
+            .key(self.bucket.name_of(key))
+            .range(format!("bytes={offset}-{last}"));
+        let answer = request.send().await.map_err(|failure| self.failed(Operation::Read, Some(key), &failure))?;
+        if answer.content_length().and_then(|announced| u64::try_from(announced).ok()) > Some(length) {
+            let attempt = self.attempt(Operation::Read, Some(key));
+            let message = format!("{attempt}: the storage service does not answer ranges");
+            return Err(Error::new(Code::Network, message).at_key(key));
+        }
+        Ok(answer)
     }
 
     /// The key as the repository sees it of a name in a listing; `None` when it is outside.
@@ -442,6 +471,22 @@ fn add_rule(lifecycle: &mut Lifecycle, folder: &str, rule: &LifecycleRule) {
     lifecycle.add(folder, prefix.unwrap_or_default(), expires, deletes);
 }
 
+/// The body of an answer, on its way.
+struct Arriving {
+    body: ByteStream,
+    announced: Option<u64>,
+    /// More bytes than these are refused.
+    limit: u64,
+    arrived: u64,
+}
+
+impl Arriving {
+    fn new(answer: GetObjectOutput, limit: u64) -> Self {
+        let announced = answer.content_length().and_then(|length| u64::try_from(length).ok());
+        Self { body: answer.body, announced, limit, arrived: 0 }
+    }
+}
+
 #[async_trait]
 impl Store for S3Store {
     async fn list(&self, prefix: &str) -> Result<Listing> {
@@ -482,22 +527,20 @@ impl Store for S3Store {
         if length == 0 {
             return Ok(Bytes::new());
         }
-        let short = || Error::corrupt(key, format!("it ends before the {length} bytes at {offset} do"));
-        let last = offset.checked_add(length - 1).ok_or_else(short)?;
-        let request = self
-            .client
-            .get_object()
-            .bucket(&self.bucket.name)
-            .key(self.bucket.name_of(key))
-            .range(format!("bytes={offset}-{last}"));
-        let answer = request.send().await.map_err(|failure| self.failed(Operation::Read, Some(key), &failure))?;
-        if answer.content_length().and_then(|announced| u64::try_from(announced).ok()) > Some(length) {
-            let attempt = self.attempt(Operation::Read, Some(key));
-            let message = format!("{attempt}: the storage service does not answer ranges");
-            return Err(Error::new(Code::Network, message).at_key(key));
-        }
+        let answer = self.range(key, offset, length).await?;
         let bytes = self.body(key, answer, length).await?;
-        if bytes.len() as u64 == length { Ok(bytes) } else { Err(short()) }
+        if bytes.len() as u64 == length { Ok(bytes) } else { Err(ends_before_range(key, offset, length)) }
+    }
+
+    async fn stream_range(&self, key: &str, offset: u64, length: u64, pieces: &Pieces) -> Result<()> {
+        if length == 0 {
+            return Ok(());
+        }
+        let mut arriving = Arriving::new(self.range(key, offset, length).await?, length);
+        while let Some(piece) = self.next_piece(key, &mut arriving).await? {
+            pieces.send(piece).await?;
+        }
+        if arriving.arrived == length { Ok(()) } else { Err(ends_before_range(key, offset, length)) }
     }
 
     async fn put(&self, key: &str, body: Bytes) -> Result<()> {
