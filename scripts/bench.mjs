@@ -1,17 +1,20 @@
-// `npm run bench`: this product against restic, on the same state, the same S3 server, in the same run.
+// `npm run bench`: this product against restic, and `rclone copy` beside them where it is installed, on the same state, the
+// same S3 server, in the same run.
 //
 //   npm run bench -- --size M --runs 5          S, M or L: 5 MB, 300 MB, 2 GB (benches/make-state.mjs)
-//     --only ours|restic                        one of the two, without ratios
+//     --only ours|restic|rclone                 one of them, without ratios
+//     --floor                                   what the first push cannot do without, each alone (benches/floor.rs)
 //     --build none                              use the addon that is there instead of `npm run build`
 //     --latency-ms 30 --upload-rate 2000000     a slower network, the rate in bytes per second
 //     --json <file>                             every single measurement as well
 //
-// Each run has a fresh server, fresh buckets and a fresh copy of the state; the two take turns at every step, and who begins
+// Each run has a fresh server, fresh buckets and a fresh copy of the state; they take turns at every step, and who begins
 // changes from run to run. Shown are medians. The server's own work is part of every figure. restic's `init` is not counted,
 // this product's is. A restore is one on a new machine: without a cache, and checked against the source afterwards.
+// rclone neither encrypts nor keeps more than the last state: it is there to show what plain copying costs.
 
 import assert from "node:assert/strict";
-import { cpSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
@@ -23,7 +26,7 @@ import { startSeaweed } from "../__test__/support/seaweed.mjs";
 import { ToolError, ensureTools, projectDir } from "../__test__/support/tools.mjs";
 import { readTree } from "../__test__/support/tree.mjs";
 
-const STEPS = ["first push", "nothing changed", "a day of use", "full restore"];
+const STEPS = ["first push", "nothing changed", "a day of use", "full restore", "one file"];
 /** What is in no snapshot of ours, so that restic need not carry it either. */
 const EXCLUDED = ["b2-backup", "credentials", "media", "*.tmp", "auth-profiles.json"];
 /** Wall clock in seconds and peak memory in bytes of one command; Python's standard library measures it without a package. */
@@ -41,6 +44,7 @@ const { values: options } = parseArgs({
   options: {
     ...{ size: { type: "string", default: "M" }, runs: { type: "string", default: "5" }, only: { type: "string" } },
     ...{ build: { type: "string", default: "release" }, json: { type: "string" } },
+    floor: { type: "boolean", default: false },
     ...{ "latency-ms": { type: "string", default: "0" }, "upload-rate": { type: "string", default: "0" } },
   },
 });
@@ -55,11 +59,11 @@ const ours = {
     };
   },
   push: ({ config }, { stateDir }) => ["push", "--json", "--config", config, "--state-dir", stateDir],
-  restore({ config }, { scratch }, target) {
-    const newMachine = path.join(scratch, "new-machine");
-    mkdirSync(newMachine);
+  restore({ config }, { scratch }, target, file) {
+    const newMachine = mkdtempSync(path.join(scratch, "new-machine-"));
     const common = ["--json", "--config", config, "--state-dir", newMachine];
-    return ["pull", ...common, "--snapshot", "latest", "--target", target];
+    const paths = file === undefined ? [] : ["--path", file];
+    return ["pull", ...common, "--snapshot", "latest", "--target", target, ...paths];
   },
   command: (args) => [process.execPath, cliPath, ...args],
   env: () => ({}),
@@ -69,7 +73,7 @@ const ours = {
 const restic = {
   name: "restic",
   async prepare(place) {
-    const env = this.env(place);
+    const env = { ...process.env, ...this.env(place) };
     const created = await run(resticPath, ["init", "--quiet"], { env });
     if (created.code !== 0) throw new Error(`restic init failed: ${created.stderr}`);
     return {};
@@ -77,20 +81,13 @@ const restic = {
   push(_prepared, { stateDir }) {
     return ["backup", "--quiet", ...EXCLUDED.flatMap((glob) => ["--exclude", glob]), stateDir];
   },
-  restore: (_prepared, { scratch }, target) => {
-    return [
-      "restore",
-      "latest",
-      "--quiet",
-      "--cache-dir",
-      path.join(scratch, "restic-new-machine"),
-      "--target",
-      target,
-    ];
+  restore(_prepared, { scratch, stateDir }, target, file) {
+    const cache = ["--cache-dir", mkdtempSync(path.join(scratch, "restic-new-machine-"))];
+    const paths = file === undefined ? [] : ["--include", path.join(stateDir, file)];
+    return ["restore", "latest", "--quiet", ...cache, "--target", target, ...paths];
   },
   command: (args) => [resticPath, ...args],
   env: ({ endpoint, keyId, applicationKey, scratch }) => ({
-    ...process.env,
     RESTIC_REPOSITORY: `s3:${endpoint}/bench-restic`,
     RESTIC_PASSWORD: "bench",
     RESTIC_CACHE_DIR: path.join(scratch, "restic-cache"),
@@ -102,6 +99,37 @@ const restic = {
 };
 const resticPath = process.env.RESTIC ?? "restic";
 
+const rclone = {
+  name: "rclone copy",
+  prepare: async () => ({}),
+  push(_prepared, { stateDir }) {
+    // As the others do: a name with a slash at its end is a directory for rclone.
+    const excluded = EXCLUDED.flatMap((glob) => ["--exclude", glob, "--exclude", `${glob}/**`]);
+    return ["copy", "--links", ...excluded, stateDir, "bench:bench-rclone"];
+  },
+  restore: (_prepared, _place, target, file) => {
+    const from = `bench:bench-rclone${file === undefined ? "" : `/${file}`}`;
+    return ["copy", "--links", from, file === undefined ? target : path.join(target, path.dirname(file))];
+  },
+  command: (args) => [rclonePath, ...args],
+  env: ({ endpoint, keyId, applicationKey, scratch }) => ({
+    RCLONE_CONFIG: path.join(scratch, "rclone.conf"),
+    RCLONE_CONFIG_BENCH_TYPE: "s3",
+    RCLONE_CONFIG_BENCH_PROVIDER: "Other",
+    RCLONE_CONFIG_BENCH_ENDPOINT: endpoint,
+    RCLONE_CONFIG_BENCH_ACCESS_KEY_ID: keyId,
+    RCLONE_CONFIG_BENCH_SECRET_ACCESS_KEY: applicationKey,
+  }),
+  restoredState: (target) => target,
+};
+const rclonePath = process.env.RCLONE ?? "rclone";
+const ALL = { ours, restic, rclone };
+
+/** Node reads the certificates that this names at every start; nothing here needs them. */
+function quietEnvironment() {
+  return { ...process.env, NODE_EXTRA_CA_CERTS: "" };
+}
+
 async function measure(tools, command, env) {
   const result = await run(tools.python, ["-c", MEASURE, ...command], { env, timeoutMs: 60 * 60_000 });
   const measured = result.code === 0 ? JSON.parse(result.stdout) : { code: result.code };
@@ -110,9 +138,20 @@ async function measure(tools, command, env) {
 }
 
 /** Plain files must be back byte for byte; databases are private copies here and torn copies there, so not comparable. */
-function checkRestore(contender, target, stateDir) {
+function checkRestore(contender, target, stateDir, file) {
+  if (file !== undefined) {
+    const restored = readFileSync(path.join(contender.restoredState(target, stateDir), file));
+    return assert.deepEqual(restored, readFileSync(path.join(stateDir, file)), contender.name);
+  }
   const skip = (name) => /^(b2-backup|credentials|media)(\/|$)|\.tmp$|\.sqlite(-wal|-shm)?$/.test(name);
   assert.deepEqual(readTree(contender.restoredState(target, stateDir), skip), readTree(stateDir, skip), contender.name);
+}
+
+/** The file that the last step restores: one of the middle, neither large nor small. */
+function oneFile(stateDir) {
+  const notes = path.join(stateDir, "workspace/notes");
+  const names = readdirSync(notes).sort();
+  return path.join("workspace/notes", names[Math.floor(names.length / 2)]);
 }
 
 async function oneRun(index, contenders, tools, source, record) {
@@ -127,7 +166,9 @@ async function oneRun(index, contenders, tools, source, record) {
   const order = index % 2 === 0 ? contenders : [...contenders].reverse();
   const prepared = new Map();
   for (const contender of order) {
-    await seaweed.createBucket(contender === ours ? "bench-ours" : "bench-restic");
+    await seaweed.createBucket(
+      { [ours.name]: "bench-ours", [restic.name]: "bench-restic" }[contender.name] ?? "bench-rclone",
+    );
     prepared.set(contender, await contender.prepare(place));
   }
   for (const step of STEPS) {
@@ -137,16 +178,26 @@ async function oneRun(index, contenders, tools, source, record) {
     }
     for (const contender of order) {
       const target = path.join(scratch, `restored-${contender.name}`);
-      const isRestore = step === "full restore";
+      const file = step === "one file" ? oneFile(stateDir) : undefined;
+      const isRestore = step === "full restore" || file !== undefined;
       const ready = prepared.get(contender);
-      const args = isRestore ? contender.restore(ready, place, target) : contender.push(ready, place);
+      const args = isRestore ? contender.restore(ready, place, target, file) : contender.push(ready, place);
       proxy.reset();
-      const used = await measure(tools, contender.command(args), { ...process.env, ...contender.env(place) });
+      const used = await measure(tools, contender.command(args), { ...quietEnvironment(), ...contender.env(place) });
       const { requests, uploadedBytes: uploaded, downloadedBytes: downloaded } = proxy.stats;
       record(step, contender.name, { ...used, requests, uploaded, downloaded });
-      if (isRestore) checkRestore(contender, target, stateDir);
+      if (isRestore) checkRestore(contender, target, stateDir, file);
       if (isRestore) rmSync(target, { recursive: true });
     }
+  }
+  if (options.floor && contenders.includes(ours)) {
+    const { config } = /** @type {{ config: string }} */ (prepared.get(ours));
+    const measured = await run("cargo", ["bench", "--quiet", "--bench", "floor", "--", config, stateDir], {
+      cwd: projectDir,
+      timeoutMs: 60 * 60_000,
+    });
+    if (measured.code !== 0) throw new Error(`cargo bench --bench floor failed: ${measured.stderr}`);
+    console.log(measured.stdout);
   }
   await proxy.stop();
   await seaweed.stop();
@@ -185,7 +236,7 @@ function printTable(measured, contenders) {
     if (contenders.length < 2) continue;
     const [mine, theirs] = medians;
     const ratio = (column) => (theirs[column] > 0 ? `**${(mine[column] / theirs[column]).toFixed(2)}**` : "");
-    row(["", "ratio", ...Object.keys(COLUMNS).map(ratio)]);
+    row(["", `ratio to ${contenders[1].name}`, ...Object.keys(COLUMNS).map(ratio)]);
   }
 }
 
@@ -193,9 +244,13 @@ async function bench() {
   const runs = Number(options.runs);
   if (!["S", "M", "L"].includes(options.size) || !(runs >= 1))
     throw new ToolError("--size is S, M or L, --runs at least 1");
-  if (![undefined, "ours", "restic"].includes(options.only)) throw new ToolError("--only is ours or restic");
-  const contenders = [ours, restic].filter(
-    (one) => options.only === undefined || one === { ours, restic }[options.only],
+  if (options.only !== undefined && !(options.only in ALL)) throw new ToolError("--only is ours, restic or rclone");
+  const hasRclone = await run(rclonePath, ["version"]).then(
+    () => true,
+    () => false,
+  );
+  const contenders = Object.values(ALL).filter((one) =>
+    options.only === undefined ? one !== rclone || hasRclone : one === ALL[options.only],
   );
   ensureTools("openclaw");
   const tools = ensureTools("python");
@@ -226,12 +281,14 @@ async function bench() {
       console.error(`  ${step}, ${name}: ${used.wall.toFixed(2)} s, ${used.requests} requests`);
     });
   }
+  const node = await measure(tools, [process.execPath, "-e", "0"], quietEnvironment());
   const cpus = os.cpus();
   const load = options["latency-ms"] !== "0" ? `, ${options["latency-ms"]} ms latency` : "";
   const rate = options["upload-rate"] !== "0" ? `, ${Number(options["upload-rate"]) / 1e6} MB/s up` : "";
   console.log(`State ${options.size}, medians of ${runs} runs, SeaweedFS on loopback${load}${rate}.`);
   console.log(
-    `${cpus.length} x ${cpus[0].model.trim()}, Node ${process.version}${resticVersion && `, ${resticVersion}`}.\n`,
+    `${cpus.length} x ${cpus[0].model.trim()}, Node ${process.version}${resticVersion && `, ${resticVersion}`}. ` +
+      `Node that does nothing: ${COLUMNS.wall.show(node.wall)}, ${COLUMNS.memory.show(node.memory)}.\n`,
   );
   printTable(measured, contenders);
   if (options.json) writeFileSync(options.json, `${JSON.stringify(measured, null, 2)}\n`);

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use common::s3::{client, new_bucket, server};
 use openclaw_b2_backup::Code;
 use openclaw_b2_backup::config::{Addressing, Endpoint, Secret, Target, Timeouts};
-use openclaw_b2_backup::store::{Opened, Store, open};
+use openclaw_b2_backup::store::{Opened, Pieces, Store, open};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -80,6 +80,29 @@ async fn a_large_object_comes_back_whole(store: &dyn Store) {
     store.put("large/object", body.clone()).await.unwrap();
     assert!(store.get("large/object").await.unwrap() == body);
     assert!(store.get_range("large/object", 4_000_001, 70_007).await.unwrap() == body[4_000_001..4_070_008]);
+    for (offset, length) in [(0, 5 << 20), (4_000_001, 70_007), (7, 3 << 20), (9, 0)] {
+        let streamed = stream(store, "large/object", offset, length).await.unwrap();
+        assert!(streamed == body[offset as usize..(offset + length) as usize], "{offset}+{length}");
+    }
+}
+
+/// What [`Store::stream_range`] gives, put together.
+async fn stream(store: &dyn Store, key: &str, offset: u64, length: u64) -> openclaw_b2_backup::Result<Vec<u8>> {
+    let (pieces, mut arriving) = Pieces::new();
+    let taking = async {
+        let mut whole = Vec::new();
+        while let Some(piece) = arriving.recv().await {
+            whole.extend_from_slice(&piece);
+        }
+        whole
+    };
+    let sending = async {
+        let result = store.stream_range(key, offset, length, &pieces).await;
+        drop(pieces);
+        result
+    };
+    let (whole, result) = tokio::join!(taking, sending);
+    result.map(|()| whole)
 }
 
 async fn a_range_is_just_that_range(store: &dyn Store) {
@@ -94,6 +117,8 @@ async fn a_range_is_just_that_range(store: &dyn Store) {
 async fn a_range_beyond_the_end_is_damage(store: &dyn Store) {
     put(store, "range/short", b"0123456789").await;
     for (offset, length) in [(8, 3), (10, 1), (1_000, 1), (0, 11), (u64::MAX, 2)] {
+        let error = stream(store, "range/short", offset, length).await.unwrap_err();
+        assert_eq!(error.code(), Code::Corrupt, "{offset}+{length}: {error}");
         let error = store.get_range("range/short", offset, length).await.unwrap_err();
         assert_eq!(error.code(), Code::Corrupt, "{offset}+{length}: {error}");
         assert_eq!(error.context().key.as_deref(), Some("range/short"));

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use openclaw_b2_backup::config::{Endpoint, Secret, Target, Timeouts};
-use openclaw_b2_backup::store::{Deletion, Opened, open};
+use openclaw_b2_backup::store::{Deletion, Opened, Pieces, open};
 use openclaw_b2_backup::{Code, Error};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -317,6 +317,35 @@ async fn a_busy_server_is_asked_again() {
     let opened = server.persistently().await;
     assert_eq!(opened.store.get("x").await.unwrap(), "bytes");
     assert!(opened.traffic.stats().requests >= 5);
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_where_it_broke_off() {
+    let busy = refuse("503 Slow Down", "", "SlowDown");
+    let rest = answer("206 Partial Content", "", "ty-two");
+    let server = Server::playing([Act::Reset, Act::Cut, busy, Act::Reset, rest]).await;
+    let opened = server.persistently().await;
+    let (pieces, mut arriving) = Pieces::new();
+    opened.store.stream_range("x", 5, 10, &pieces).await.unwrap();
+    assert_eq!(pieces.sent(), 10);
+    drop(pieces);
+    let mut whole = Vec::new();
+    while let Some(piece) = arriving.recv().await {
+        whole.extend_from_slice(&piece);
+    }
+    assert_eq!(whole, b"fourty-two");
+    let ranges: Vec<_> = server.seen().iter().map(|seen| seen.header("range").unwrap().to_owned()).collect();
+    assert!(ranges.starts_with(&["bytes=5-14".into(), "bytes=5-14".into()]), "{ranges:?}");
+    assert!(ranges.ends_with(&["bytes=9-14".into(), "bytes=9-14".into()]), "{ranges:?}");
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_takes_ends() {
+    let server = Server::playing([ok("0123456789")]).await;
+    let (pieces, arriving) = Pieces::new();
+    drop(arriving);
+    let error = server.persistently().await.store.stream_range("x", 0, 10, &pieces).await.unwrap_err();
+    expect(&error, Code::Cancelled, false, &[]);
 }
 
 #[tokio::test]

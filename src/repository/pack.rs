@@ -95,7 +95,10 @@ impl Compressor {
     }
 
     /// A byte that says `zstd`, then the compressed bytes.
-    fn compress(&mut self, plain: &[u8]) -> Result<Vec<u8>> {
+    ///
+    /// # Errors
+    /// `IO` when zstd has no memory.
+    pub fn compress(&mut self, plain: &[u8]) -> Result<Vec<u8>> {
         let mut payload = vec![0; 1 + zstd::zstd_safe::compress_bound(plain.len()) + TAG_LENGTH];
         payload[0] = ZSTD;
         let length = self.0.compress_to_buffer(plain, &mut payload[1..]).map_err(|error| no_memory(&error))?;
@@ -242,9 +245,8 @@ impl PackOpener {
         let limit = MAX_FRAME + 4 * (MAX_FRAME_CHUNKS + 1);
         let plain = match payload.split_first() {
             Some((&STORED, plain)) if plain.len() <= limit => plain.to_vec(),
-            Some((&ZSTD, compressed)) => {
-                decompress_with(decompressor, compressed, limit).ok_or_else(|| damaged(&"it does not decompress to a frame"))?
-            }
+            Some((&ZSTD, compressed)) => decompress_with(decompressor, compressed, limit)
+                .ok_or_else(|| damaged(&"it does not decompress to a frame"))?,
             _ => return Err(damaged(&"its compression is unknown")),
         };
         OpenFrame::parse(plain).ok_or_else(|| damaged(&"its chunk lengths contradict its size"))
@@ -254,7 +256,11 @@ impl PackOpener {
     ///
     /// # Errors
     /// `CORRUPT` when a frame is damaged, or the end is missing.
-    pub fn all_frames(&mut self, pack: &[u8], mut sink: impl FnMut(u64, u64, u32, OpenFrame) -> Result<()>) -> Result<u64> {
+    pub fn all_frames(
+        &mut self,
+        pack: &[u8],
+        mut sink: impl FnMut(u64, u64, u32, OpenFrame) -> Result<()>,
+    ) -> Result<u64> {
         let key = self.key.clone();
         let short = || Error::corrupt(&key, "it was cut");
         let mut at = HEADER_LENGTH;

@@ -235,8 +235,8 @@ fn open_frames(
     index: &Index,
     read: &Read,
     mut arriving: mpsc::Receiver<Bytes>,
-    sink: &dyn Fn(&[(ChunkId, &[u8])]) -> Result<()>,
-    damaged: &dyn Fn(&[ChunkId], Error) -> Result<()>,
+    sink: &impl Fn(&[(ChunkId, &[u8])]) -> Result<()>,
+    damaged: &impl Fn(&[ChunkId], Error) -> Result<()>,
 ) -> Result<Vec<ChunkId>> {
     let pack = &index.packs[read.pack as usize].entry;
     let mut hasher: Option<ChunkHasher> = None;

@@ -191,12 +191,11 @@ impl Writer {
     fn append(&self, frame: Frame) -> Result<()> {
         let Some(outlet) = &self.outlet else { return Ok(()) };
         let mut pack = lock(&self.pack);
-        let (mut open, place) = match pack.take() {
-            Some(open) => open,
-            None => {
-                let place = outlet.place()?;
-                (PackBuilder::with_buffer(&self.key, place.buffer())?, place)
-            }
+        let (mut open, place) = if let Some(open) = pack.take() {
+            open
+        } else {
+            let place = outlet.place()?;
+            (PackBuilder::with_buffer(&self.key, place.buffer())?, place)
         };
         open.append(frame);
         if open.len() < self.pack_target.load(Ordering::Relaxed) {
