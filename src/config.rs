@@ -8,6 +8,7 @@ mod parse;
 mod resolve;
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -121,6 +122,8 @@ pub struct Target {
     pub notify_on_failure: bool,
     /// Whether the host tries a restore once a week.
     pub restore_drill: bool,
+    /// How many cores a scheduled push may keep busy; `None` is half of them.
+    pub max_cpu: Option<NonZeroUsize>,
     /// Where `b2_authorize_account` is answered; tests point it at a stand-in.
     pub authorize_url: String,
     /// How long to wait for what.

@@ -277,7 +277,7 @@ impl Capture {
         to_read.sort_by_key(|found| !was_database(&found.path));
         let next = AtomicUsize::new(0);
         let outcomes = Mutex::new(Vec::with_capacity(to_read.len()));
-        let threads = std::thread::available_parallelism().map_or(2, usize::from).min(to_read.len());
+        let threads = self.operation.threads().min(to_read.len());
         let work = || -> Result<()> {
             let mut reader = Reader { job: self, open: HashMap::new(), sink: self.writer.sink()?, buffer: Vec::new() };
             let mut own = Vec::new();

@@ -17,6 +17,7 @@ pub mod status;
 pub mod verify;
 mod workplace;
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -53,6 +54,8 @@ pub struct Operation {
     /// Stands in for the store that the target names: how tests show faults that no real server shows on demand. Nothing
     /// but a test sets it.
     pub store: Option<SharedStore>,
+    /// How many threads read, compress and encrypt at once; `None` is one for each core.
+    pub threads: Option<NonZeroUsize>,
 }
 
 impl std::fmt::Debug for Operation {
@@ -68,6 +71,12 @@ impl Operation {
     /// Only that one.
     pub fn check(&self) -> Result<()> {
         if self.cancel.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
+    }
+
+    /// How many threads read, compress and encrypt at once.
+    pub(crate) fn threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(2, usize::from);
+        self.threads.map_or_else(cores, usize::from)
     }
 }
 
@@ -163,6 +172,12 @@ pub enum Trigger {
 }
 
 impl Trigger {
+    /// Whether nobody waits for the snapshot: what the machine is otherwise used for comes first.
+    #[must_use]
+    pub const fn can_wait(self) -> bool {
+        matches!(self, Self::Schedule | Self::CatchUp)
+    }
+
     /// The stable spelling, for example `before_compaction`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -1,5 +1,6 @@
 //! `push`: takes a snapshot of the state directory and stores what the repository does not have yet.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -47,6 +48,10 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
         _ => {}
     }
     let workplace = Workplace::open(target, "push").await?;
+    let operation = &match operation.threads {
+        None if options.trigger.can_wait() => Operation { threads: Some(some_threads(target)), ..operation.clone() },
+        _ => operation.clone(),
+    };
     let mut upload = Upload::start(target, &workplace, WhenUnchanged::Skip, operation).await?;
     let mut warnings = std::mem::take(&mut upload.repository.warnings);
     if !upload.index.unreadable.is_empty() {
@@ -304,6 +309,12 @@ impl<'w> Upload<'w> {
             cache.put_objects([(LAST_SNAPSHOT.to_owned(), &bytes[..])])
         });
     }
+}
+
+/// As many threads as a push may keep busy that nobody waits for.
+fn some_threads(target: &Target) -> NonZeroUsize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    target.max_cpu.or_else(|| NonZeroUsize::new(cores() / 2)).unwrap_or(NonZeroUsize::MIN)
 }
 
 /// Whether what was seen at that moment is too long ago to be relied on.

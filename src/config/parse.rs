@@ -1,5 +1,6 @@
 //! Turns the resolved configuration into a [`Target`]. Strict: every bad value is an error that names its field.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::repository::recovery_code::RecoveryCode;
 use crate::state::openclaw_config::reference_name;
 
-const FIELDS: [&str; 25] = [
+const FIELDS: [&str; 26] = [
     "keyId",
     "applicationKey",
     "bucket",
@@ -31,6 +32,7 @@ const FIELDS: [&str; 25] = [
     "confirmRollback",
     "notifyOnFailure",
     "restoreDrill",
+    "maxCpu",
     "timeouts",
     "addressing",
     "allowInsecureEndpoint",
@@ -145,6 +147,7 @@ impl Target {
             confirm_rollback: fields.boolean("confirmRollback", true)?,
             notify_on_failure: fields.boolean("notifyOnFailure", true)?,
             restore_drill: fields.boolean("restoreDrill", true)?,
+            max_cpu: max_cpu(&fields)?,
             authorize_url: match fields.text("authorizeUrl")? {
                 Some(text) => service_url("authorizeUrl", &text, PlainHttp::Loopback)?,
                 None => DEFAULT_AUTHORIZE_URL.into(),
@@ -328,6 +331,13 @@ fn keep_snapshots(fields: &Fields<'_>) -> Result<u32> {
             .advise("set it to at least 1, or disable the plugin to take none")),
         Some(count) => Ok(count),
     }
+}
+
+fn max_cpu(fields: &Fields<'_>) -> Result<Option<NonZeroUsize>> {
+    let Some(cores) = fields.whole("maxCpu")? else { return Ok(None) };
+    let cores = NonZeroUsize::new(cores as usize)
+        .ok_or_else(|| fields.error("maxCpu", "0 cores cannot do anything").advise("set it to at least 1"))?;
+    Ok(Some(cores))
 }
 
 fn retention(fields: &Fields<'_>) -> Result<Retention> {
@@ -631,8 +641,9 @@ mod tests {
             "endpoint": "https://s3.example.org/", "passphrase": " any text ", "keyFile": "/k", "retention": { "daily": 7, "maxAgeDays": 90 },
             "include": ["media/**"], "exclude": ["*.log"], "extraPaths": ["/srv/x/"], "confirmRollback": false,
             "notifyOnFailure": false, "restoreDrill": false, "timeouts": { "stallMs": 1500 }, "authorizeUrl": "http://127.0.0.1:9000",
-            "objectLockDays": 30, "addressing": "virtual", "allowInsecureEndpoint": false,
+            "objectLockDays": 30, "addressing": "virtual", "allowInsecureEndpoint": false, "maxCpu": 3,
         }));
+        assert_eq!(target.max_cpu, NonZeroUsize::new(3));
         assert_eq!(target.object_lock, Some(Duration::from_hours(720)));
         assert_eq!(target.addressing, Addressing::VirtualHost);
         assert_eq!(target.endpoint, Endpoint::S3("https://s3.example.org".into()));
@@ -698,6 +709,8 @@ mod tests {
             (json!({ "retention": 7 }), "retention: expected an object"),
             (json!({ "timeouts": { "connectMs": 0 } }), "timeouts.connectMs: 0"),
             (json!({ "timeouts": { "stallMs": 4_000_000_000_u32 } }), "timeouts.stallMs: is longer"),
+            (json!({ "maxCpu": 0 }), "maxCpu: 0 cores"),
+            (json!({ "maxCpu": 0.5 }), "maxCpu: 0.5 is not"),
             (json!({ "objectLockDays": 0 }), "objectLockDays: 0 is not between 1 and 365"),
             (json!({ "objectLockDays": 400 }), "objectLockDays: 400 is not between"),
             (json!({ "objectLockDays": 7, "endpoint": "file:///b" }), "objectLockDays: a directory has no Object Lock"),
