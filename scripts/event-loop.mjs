@@ -1,9 +1,12 @@
-// `npm run event-loop`: what a push and a prepared rollback of state M add to the longest delay of a real gateway's event loop.
+// `npm run event-loop`: what a push and a prepared rollback of state M add to the delays of a real gateway's event loop.
 //
-// A preloaded module writes the longest delay of each 100 ms into a file. The gateway itself stalls now and then, so the same
-// chat command without its work (`/b2 nonsense`) is measured beside it, as often.
+// First scheduled pushes, each of a state that is read anew and partly uploaded, against the seconds between them in which
+// the gateway has nothing to do. Then the same work asked for in chat; a chat command by itself makes the gateway stall, so
+// one that does nothing (`/b2 nonsense`) is measured beside it, as often.
+// A preloaded module writes what it saw into a file: the longest delay of each 100 ms, and of each stretch of the schedule.
 
-import { appendFileSync, cpSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { randomBytes } from "node:crypto";
+import { appendFileSync, cpSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import path from "node:path";
 
 import { createState, startGateway } from "../__test__/support/gateway.mjs";
@@ -14,9 +17,13 @@ import { startSeaweed } from "../__test__/support/seaweed.mjs";
 import { ensureTools, projectDir } from "../__test__/support/tools.mjs";
 
 const ROUNDS = 5;
+/** A push begins whenever so many seconds of the minute have passed, and is over, with what follows it, after these. */
+const EVERY = 30;
+const PUSH_SECONDS = 15;
 const root = temporaryDirectory("event-loop");
 const stateDir = path.join(root, "state");
 const delays = path.join(root, "delays");
+const stretches = path.join(root, "stretches");
 const preload = path.join(root, "preload.cjs");
 writeFileSync(
   preload,
@@ -47,7 +54,8 @@ await seaweed.createBucket("event-loop");
 createState(stateDir, { modelUrl: model.baseUrl, apiKey: "sk-x" });
 await installPlugin(stateDir, plugin);
 const { endpoint, accessKey: keyId, secretKey: applicationKey } = seaweed;
-configurePlugin(stateDir, { keyId, applicationKey, bucket: "event-loop", endpoint });
+const schedule = `*/${EVERY} * * * * *`;
+configurePlugin(stateDir, { keyId, applicationKey, bucket: "event-loop", endpoint, schedule, restoreDrill: false });
 const gateway = await startGateway(stateDir, { env: { NODE_OPTIONS: `--require=${preload}` } });
 await gateway.turn("SAY hello");
 const makeState = path.join(projectDir, "benches/make-state.mjs");
@@ -55,7 +63,21 @@ await run(tools.node, [makeState, "make", path.join(root, "made"), "M"]);
 // As plain content of the workspace: the gateway's own databases stay its own.
 cpSync(path.join(root, "made"), path.join(stateDir, "workspace/m"), { recursive: true });
 
-const pause = () => new Promise((resolve) => setTimeout(resolve, 3000));
+const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+const untilSecond = (second) => sleep(((second - ((Date.now() / 1000) % EVERY) + EVERY) % EVERY) * 1000);
+/** Has every file read again, and new ones uploaded. */
+function change() {
+  rmSync(path.join(stateDir, "b2-backup/cache.sqlite"), { force: true });
+  writeFileSync(path.join(stateDir, "workspace/noise.bin"), randomBytes(30e6));
+}
+await untilSecond(PUSH_SECONDS + 5);
+truncateSync(stretches);
+for (let round = 0; round < ROUNDS; round++) {
+  change();
+  await untilSecond(PUSH_SECONDS + 5);
+}
+
+const pause = () => sleep(3000);
 async function measure(command) {
   await pause();
   const from = Date.now();
@@ -75,7 +97,17 @@ for (let round = 0; round < ROUNDS; round++) {
   rmSync(path.join(stateDir, "b2-backup/cache.sqlite"), { force: true });
   results["a plan of all of it (/b2 plan)"].push(await measure("/b2 plan latest"));
 }
-console.log("Longest delay of the gateway's event loop, in milliseconds:");
+const seen = readFileSync(stretches, "utf8").trim().split("\n");
+console.log("Delays of the gateway's event loop, in milliseconds. With scheduled pushes, medians of the stretches:");
+for (const [phase, name] of [
+  ["push", "while a push runs"],
+  ["idle", "while nothing runs"],
+]) {
+  const of = seen.map((line) => line.split(" ")).filter(([own]) => own === phase);
+  const column = (number) => median(of.map((line) => Number(line[number]))).toFixed(1);
+  console.log(`  ${name}: longest ${column(1)}, 99th percentile ${column(2)} (${of.length} stretches)`);
+}
+console.log("Asked for in chat:");
 for (const [name, runs] of Object.entries(results)) {
   const delays = runs.map(({ delay }) => delay);
   const longestRun = Math.max(...runs.map(({ seconds }) => seconds));
