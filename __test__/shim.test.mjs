@@ -1,7 +1,7 @@
 // The parts of the plugin that need no gateway: when a backup is due, how requests queue, what people read, and the worker.
 
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { setImmediate } from "node:timers/promises";
@@ -260,6 +260,19 @@ describe("the record", () => {
       await engine.record.load();
       assert.deepEqual(engine.record.facts, {});
     }
+  });
+
+  test("that cannot be written makes no failure of a backup that was made", async () => {
+    const { engine, release } = await newEngine();
+    const [outcomes, problems] = [[], []];
+    engine.onOutcome = (error) => outcomes.push(error);
+    engine.record.onProblem = (message) => problems.push(message);
+    mkdirSync(path.join(engine.stateDir, "b2-backup", "status.json", "in the way"), { recursive: true });
+    const push = engine.push("manual");
+    await release();
+    assert.equal((await push).snapshot, "id");
+    assert.deepEqual([outcomes, engine.record.facts.lastSuccess.snapshot], [[null], "id"]);
+    assert.match(problems.join(), /^cannot write .*status\.json: E/);
   });
 });
 
