@@ -95,31 +95,29 @@ impl Repository {
             let (cache, secrets) = (cache.clone(), secrets.clone());
             blocking(move || Ok(open_remembered_slots(cache.as_deref(), &secrets)))
         };
+        let mut repository = Self::without_keys(target, cache, operation).await?;
+        // Before the first push, so that what is missing is not found out half-way.
+        if if_missing == IfMissing::Create && repository.contents.objects == 0 {
+            repository.store.check_access().await?;
+        }
+        let (slots, opened) = remembered.await?;
+        repository.open_keyring(secrets, slots, opened, if_missing, operation).await?;
+        Ok(repository)
+    }
+
+    /// The repository with what is listed in it, and with the keyring of an unencrypted one.
+    async fn without_keys(target: &Target, cache: Option<Arc<Cache>>, operation: &Operation) -> Result<Self> {
         let store::Opened { store, traffic } = match &operation.store {
             Some(store) => store::stand_in(target, store, &operation.cancel),
             None => store::open(target, &operation.cancel).await?,
         };
         let contents = Contents::of(&*store).await?;
-        // Before the first push, so that what is missing is not found out half-way.
-        if if_missing == IfMissing::Create && contents.objects == 0 {
-            store.check_access().await?;
-        }
-        let (slots, opened) = remembered.await?;
-        let mut repository = Self {
-            store,
-            traffic,
-            cache,
-            contents,
-            keyring: Keyring::plain(),
-            slots: Arc::default(),
-            warnings: Vec::new(),
-        };
-        repository.open_keyring(secrets, slots, opened, if_missing, operation).await?;
-        Ok(repository)
+        let (keyring, slots, warnings) = (Keyring::plain(), Arc::default(), Vec::new());
+        Ok(Self { store, traffic, cache, contents, keyring, slots, warnings })
     }
 
-    /// The repository with every listed slot, also where no secret opens one: then it has the keyring of an unencrypted
-    /// one.
+    /// The repository with every listed slot, and the ids of those that a configured secret opens. Where none does, it has the
+    /// keyring of an unencrypted one.
     ///
     /// # Errors
     /// Those of [`store::open`] and of the store.
@@ -127,20 +125,26 @@ impl Repository {
         target: &Target,
         cache: Option<Arc<Cache>>,
         operation: &Operation,
-    ) -> Result<(Self, Vec<(SlotId, Result<Slot>)>)> {
+    ) -> Result<(Self, Vec<(SlotId, Result<Slot>)>, HashSet<SlotId>)> {
         let secrets = Secrets::of(target)?;
-        let store::Opened { store, traffic } = store::open(target, &operation.cancel).await?;
-        let contents = Contents::new(store.list("").await?);
-        let (keyring, slots, warnings) = (Keyring::plain(), Arc::default(), Vec::new());
-        let mut repository = Self { store, traffic, cache, contents, keyring, slots, warnings };
+        let mut repository = Self::without_keys(target, cache, operation).await?;
         let slots = repository.read_slots().await?;
-        let (opened, slots) = blocking(move || Ok((Keyring::open(&secrets, &slots, HashMap::new()), slots))).await?;
-        match opened {
+        let open = move || {
+            let mut opened = HashMap::new();
+            for (id, slot) in slots.iter().filter_map(|(id, slot)| Some((*id, slot.as_ref().ok()?))) {
+                opened.extend(secrets.open(slot)?.map(|key| (id, key)));
+            }
+            let ids: HashSet<SlotId> = opened.keys().copied().collect();
+            // What they open was just tried.
+            Ok((Keyring::open(&Secrets::none(), &slots, opened), slots, ids))
+        };
+        let (keyring, slots, opened) = blocking(open).await?;
+        match keyring {
             Ok(keyring) => repository.keyring = keyring,
             Err(error) if matches!(error.code(), Code::WrongKey | Code::Corrupt) => {}
             Err(error) => return Err(error),
         }
-        Ok((repository, slots))
+        Ok((repository, slots, opened))
     }
 
     async fn open_keyring(
