@@ -9,6 +9,7 @@ use super::{Exception, Meter, Operation};
 use crate::config::Target;
 use crate::error::Result;
 use crate::repository::index::Index;
+use crate::repository::legacy::catalog::Catalog;
 use crate::repository::legacy::scope;
 use crate::repository::legacy::source::{Plain, Source};
 use crate::repository::open::Repository;
@@ -52,7 +53,8 @@ impl Snapshot {
                 Ok(Self { id: id.to_string(), entries, former_state_dir, held, content: Content::Packs(index) })
             }
             Selected::Legacy(id) => {
-                let (entries, source) = Source::open(repository, target, &id, Plain::of(target), operation).await?;
+                let mut catalog = Catalog::read(repository, operation).await?;
+                let (entries, source) = Source::open(&mut catalog, repository, target, &id, Plain::of(target))?;
                 let content = Content::Legacy(Arc::new(source));
                 Ok(Self { id: id.to_string(), entries, former_state_dir: None, held: Vec::new(), content })
             }

@@ -76,18 +76,18 @@ pub struct Source {
 }
 
 impl Source {
-    /// The file tree of snapshot `id`, ordered by path, and the way to its content.
+    /// The file tree of snapshot `id`, which is taken out of the catalog, ordered by path, and the way to its content.
     ///
     /// # Errors
-    /// `NOT_FOUND`, `CORRUPT`, `UNSAFE_PATH`, those of the store, `CANCELLED`.
-    pub(crate) async fn open(
+    /// Those of [`Catalog::take`]; `UNSAFE_PATH`.
+    pub(crate) fn open(
+        catalog: &mut Catalog,
         repository: &Repository,
         target: &Target,
         id: &LegacyId,
         plain: Plain,
-        operation: &Operation,
     ) -> Result<(Vec<Entry>, Self)> {
-        let (manifest, places) = Catalog::read(repository, operation).await?.find(id)?;
+        let (manifest, places) = catalog.take(id)?;
         let (store, application_key) = (Arc::clone(&repository.store), target.application_key.clone());
         let opened = AtomicBool::new(false);
         let source = Self { id: id.clone(), store, places, application_key, plain, opened };
