@@ -15,7 +15,7 @@ use crate::repository::open::{IfMissing, Repository};
 use crate::repository::restore::{lost_files, parents};
 use crate::repository::tree::{Entry, Kind};
 use crate::state::places::Places;
-use crate::state::private::{create_private_dir, create_private_file, remove_tree};
+use crate::state::private::{create_private_dir, create_private_file, remove_file, remove_tree};
 use crate::state::rules::PathFilter;
 use crate::task::blocking;
 
@@ -196,22 +196,13 @@ impl Destination {
     fn take_back(&self) -> Result<()> {
         for name in moved(&self.directory) {
             let path = self.directory.join(name);
-            let removed = match fs::symlink_metadata(&path) {
-                Ok(meta) if meta.is_dir() => fs::remove_dir_all(&path),
-                Ok(_) => fs::remove_file(&path),
-                Err(error) => Err(error),
-            };
-            match removed {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", &path, error)),
-                _ => {}
+            match fs::symlink_metadata(&path) {
+                Ok(meta) if meta.is_dir() => remove_tree(&path)?,
+                _ => remove_file(&path)?,
             }
         }
         remove_tree(&self.partial())?;
-        let moving = self.directory.join(MOVING);
-        match fs::remove_file(&moving) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &moving, error)),
-            _ => Ok(()),
-        }
+        remove_file(&self.directory.join(MOVING))
     }
 
     /// Takes back what was written.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::database::{self, Exclusive};
 use super::places::{Place, Places, join};
-use super::private::{FOLDER, PrivateFolder, remove_tree, sync_parent, write_durably};
+use super::private::{FOLDER, PrivateFolder, create_private_dir, remove_file, remove_tree, sync_parent, write_durably};
 use crate::error::{Code, Error, Result};
 use crate::repository::restore::{set_mode, sha256_of, time};
 use crate::repository::tree::{Entry, Kind};
@@ -226,7 +226,7 @@ impl Swap {
                     .map_err(|error| Error::io("remove", &path, error))?;
             }
         }
-        super::private::create_private_dir(&swap.folder.join(NEW))?;
+        create_private_dir(&swap.folder.join(NEW))?;
         Ok((swap, lacking.into_iter().cloned().collect()))
     }
 
@@ -320,11 +320,7 @@ impl Journal {
 /// # Errors
 /// `IO`.
 pub fn drop_prepared(places: &Places, folder: &PrivateFolder) -> Result<()> {
-    let path = folder.path(PREPARED);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", &path, error)),
-        _ => {}
-    }
+    remove_file(&folder.path(PREPARED))?;
     remove_left_over(places, folder)
 }
 
@@ -709,7 +705,7 @@ impl Spot<'_> {
     fn overwrite(&self) -> Result<()> {
         let old = self.shown.join(&self.old);
         if !old.exists() {
-            super::private::create_private_dir(old.parent().unwrap_or(self.shown))?;
+            create_private_dir(old.parent().unwrap_or(self.shown))?;
             let part = old.with_extension("part");
             let _ = std::fs::remove_file(&part);
             database::copy_whole(&self.path(), &part)?;
