@@ -212,6 +212,13 @@ pub fn load_dotenv(path: &Path) -> Result<Environment> {
     Ok(text.lines().filter_map(dotenv_line).collect())
 }
 
+/// The variables of `env` that are not empty, and below them those of `below`.
+#[must_use]
+pub fn lay_over(mut below: Environment, env: &Environment) -> Environment {
+    below.extend(env.iter().filter(|(_, value)| !value.is_empty()).map(|(k, v)| (k.clone(), v.clone())));
+    below
+}
+
 fn dotenv_line(line: &str) -> Option<(String, String)> {
     let line = line.trim();
     let (name, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
@@ -245,8 +252,7 @@ fn with_config_variables(env: &Environment, config: &Value) -> Environment {
             }
         }
     }
-    variables.extend(env.iter().filter(|(_, value)| !value.is_empty()).map(|(k, v)| (k.clone(), v.clone())));
-    variables
+    lay_over(variables, env)
 }
 
 /// Parses JSON5 text, refusing what is nested too deeply to be walked recursively.
