@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+pub(crate) use parse::{PlainHttp, is_localhost, service_url};
 pub use resolve::{Resolve, resolve};
 
 use crate::state::openclaw_config::{CONFIG_FILE, Environment, lay_over, load_dotenv, user_path};

@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Endpoint, Secret, Target};
+use crate::config::{Endpoint, PlainHttp, Secret, Target, service_url};
 use crate::error::{Code, Error, Result};
 
 pub use traffic::{StoreStats, Traffic};
@@ -236,11 +236,7 @@ pub async fn open(target: &Target, cancel: &CancellationToken) -> Result<Opened>
         let mut account = None;
         let place = if let Endpoint::S3(url) = &target.endpoint {
             s3::Place {
-                endpoint: if target.allow_insecure_endpoint {
-                    url.trim_end_matches('/').to_owned()
-                } else {
-                    http::credential_safe_url("endpoint", url)?
-                },
+                endpoint: service_url("endpoint", url, PlainHttp::to_endpoint(target.allow_insecure_endpoint))?,
                 region: target.region.clone().unwrap_or_else(|| "us-east-1".into()),
                 addressing: target.addressing,
             }
