@@ -72,6 +72,8 @@ pub(super) struct S3Store {
     lock: Option<Duration>,
     /// Whether the bucket can lock at all; asked once.
     locks: OnceCell<bool>,
+    /// What the bucket's rules do; asked once.
+    lifecycle: OnceCell<Option<Lifecycle>>,
     /// How deletions work, as far as it is known.
     deletion: Mutex<Option<Deletion>>,
 }
@@ -160,6 +162,7 @@ impl S3Store {
             account,
             lock,
             locks: OnceCell::new(),
+            lifecycle: OnceCell::new(),
             deletion: Mutex::default(),
         }
     }
@@ -399,6 +402,22 @@ impl S3Store {
         self.locks.get_or_try_init(ask).await.copied()
     }
 
+    async fn ask_lifecycle(&self) -> Result<Option<Lifecycle>> {
+        if let Some(account) = &self.account {
+            return account.lifecycle().await;
+        }
+        match self.client.get_bucket_lifecycle_configuration().bucket(&self.bucket.name).send().await {
+            Ok(answer) => {
+                let (mut lifecycle, folder) = (Lifecycle::default(), self.bucket.name_of(""));
+                answer.rules().iter().for_each(|rule| add_rule(&mut lifecycle, &folder, rule));
+                Ok(Some(lifecycle))
+            }
+            Err(failure) if failure.code() == Some("NoSuchLifecycleConfiguration") => Ok(Some(Lifecycle::default())),
+            Err(failure) if is_unsupported(&failure) => Ok(None),
+            Err(failure) => Err(self.failed(Operation::AskRules, None, &failure)),
+        }
+    }
+
     fn lock_end(&self, lock: Duration) -> DateTime {
         // Not all services take fractions of a second; cut, one would be a little short.
         DateTime::from_secs(DateTime::from(self.clock.now() + lock).secs() + 1)
@@ -571,19 +590,7 @@ impl Store for S3Store {
     }
 
     async fn lifecycle(&self) -> Result<Option<Lifecycle>> {
-        if let Some(account) = &self.account {
-            return account.lifecycle().await;
-        }
-        match self.client.get_bucket_lifecycle_configuration().bucket(&self.bucket.name).send().await {
-            Ok(answer) => {
-                let (mut lifecycle, folder) = (Lifecycle::default(), self.bucket.name_of(""));
-                answer.rules().iter().for_each(|rule| add_rule(&mut lifecycle, &folder, rule));
-                Ok(Some(lifecycle))
-            }
-            Err(failure) if failure.code() == Some("NoSuchLifecycleConfiguration") => Ok(Some(Lifecycle::default())),
-            Err(failure) if is_unsupported(&failure) => Ok(None),
-            Err(failure) => Err(self.failed(Operation::AskRules, None, &failure)),
-        }
+        self.lifecycle.get_or_try_init(|| self.ask_lifecycle()).await.copied()
     }
 
     async fn hidden(&self) -> Result<Option<Hidden>> {
