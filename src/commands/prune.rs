@@ -275,7 +275,7 @@ async fn remove_snapshots(
         report.removed_snapshots.push(id.to_string());
         removed.push(id.clone());
     }
-    repository.contents.snapshots.retain(|(id, _)| !removed.contains(id));
+    Arc::make_mut(&mut repository.contents).snapshots.retain(|(id, _)| !removed.contains(id));
     Ok(())
 }
 
@@ -526,7 +526,7 @@ async fn decide_condemned(
     // 3. The packs.
     for id in dead.keys() {
         operation.check()?;
-        let Some(stored) = repository.contents.packs.remove(id) else { continue };
+        let Some(stored) = Arc::make_mut(&mut repository.contents).packs.remove(id) else { continue };
         repository.store.delete(&pack_key(*id)).await?;
         report.deleted_packs += 1;
         report.freed_bytes += stored.size;
@@ -566,7 +566,7 @@ async fn delete_orphans(
             continue;
         }
         repository.store.delete(&pack_key(id)).await?;
-        repository.contents.packs.remove(&id);
+        Arc::make_mut(&mut repository.contents).packs.remove(&id);
         report.deleted_packs += 1;
         report.freed_bytes += size;
     }

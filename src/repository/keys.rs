@@ -224,7 +224,7 @@ impl Repository {
         }
         self.store.delete(&key).await?;
         self.forget_slots(|listed| listed != id);
-        self.contents.slots.retain(|(listed, _)| *listed != id);
+        Arc::make_mut(&mut self.contents).slots.retain(|(listed, _)| *listed != id);
         Arc::make_mut(&mut self.slots).retain(|(listed, _)| *listed != id);
         Ok(())
     }

@@ -19,12 +19,14 @@ use crate::commands::Operation;
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
 use crate::store::{self, SharedStore, StoreStats, Traffic};
-use crate::task::blocking;
+use crate::task::{blocking, in_parallel};
 
 /// The largest key slot that is read.
 pub(super) const MAX_SLOT: u64 = 64 << 10;
 /// The largest index object that is read.
 const MAX_INDEX_OBJECT: u64 = 64 << 20;
+/// Index objects asked for at once. All of them are in memory together anyway.
+const PARALLEL_INDEX_OBJECTS: usize = 4;
 /// How often an index that changes under the reader is listed again before giving up.
 const INDEX_ATTEMPTS: usize = 5;
 
@@ -37,7 +39,7 @@ pub struct Repository {
     /// What this machine remembers of it; `None` where there is no state directory to keep it in.
     pub cache: Option<Arc<Cache>>,
     /// What it holds, as of opening or the last [`Repository::refresh`].
-    pub contents: Contents,
+    pub contents: Arc<Contents>,
     /// Its keys.
     pub keyring: Keyring,
     /// Its sound slots, in the order of their making.
@@ -111,7 +113,7 @@ impl Repository {
             Some(store) => store::stand_in(target, store, &operation.cancel),
             None => store::open(target, &operation.cancel).await?,
         };
-        let contents = Contents::of(&*store).await?;
+        let contents = Arc::new(Contents::of(&*store).await?);
         let (keyring, slots, warnings) = (Keyring::plain(), Arc::default(), Vec::new());
         Ok(Self { store, traffic, cache, contents, keyring, slots, warnings })
     }
@@ -372,7 +374,7 @@ impl Repository {
     /// # Errors
     /// Those of [`Store::list`](crate::store::Store::list).
     pub async fn refresh(&mut self) -> Result<()> {
-        self.contents = Contents::of(&*self.store).await?;
+        self.contents = Arc::new(Contents::of(&*self.store).await?);
         Ok(())
     }
 
@@ -501,13 +503,30 @@ impl Repository {
     }
 
     async fn try_load_index(&self, unnamed: Unnamed) -> Result<Index> {
+        let read = |id: IndexId| {
+            let repository = self.clone();
+            async move { (id, repository.index_object(id).await) }
+        };
+        let mut results = Vec::with_capacity(self.contents.indexes.len());
+        // That it was cancelled, the store says by itself.
+        in_parallel(
+            PARALLEL_INDEX_OBJECTS,
+            self.contents.indexes.keys().copied().map(read),
+            &Operation::default(),
+            |result| {
+                results.push(result);
+                Ok(())
+            },
+        )
+        .await?;
+        results.sort_by_key(|(id, _)| *id);
         let (mut objects, mut unreadable, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
-        for id in self.contents.indexes.keys() {
-            match self.index_object(*id).await {
+        for (id, result) in results {
+            match result {
                 Ok(object) => objects.push(object),
                 Err(error) if matches!(error.code(), Code::Corrupt | Code::WrongKey) => {
                     tracing::warn!(%error, "an index object cannot be read");
-                    damaged.extend((error.code() == Code::Corrupt).then_some(*id));
+                    damaged.extend((error.code() == Code::Corrupt).then_some(id));
                     unreadable.push(error.to_string());
                 }
                 Err(error) => return Err(error),
@@ -520,9 +539,10 @@ impl Repository {
             recovered.extend(packs.iter().map(|pack| pack.id));
             objects.push(IndexObject { live: packs, ..IndexObject::default() });
         }
-        let packs = self.contents.packs.clone();
+        let contents = Arc::clone(&self.contents);
         let sealed = !self.keyring.is_plain();
-        let usable = move |pack: &PackEntry| packs.get(&pack.id).is_some_and(|stored| stored.size == pack.size);
+        let usable =
+            move |pack: &PackEntry| contents.packs.get(&pack.id).is_some_and(|stored| stored.size == pack.size);
         let build = move || {
             let mut index = Index::new(objects, usable);
             (index.unreadable, index.damaged_objects, index.recovered) = (unreadable, damaged, recovered);
