@@ -336,7 +336,7 @@ fn check(answer: &Answer, bucket: &Bucket) -> Result<()> {
     let restriction = allowed.name_prefix.as_deref().unwrap_or_default();
     if !bucket.name_of("").starts_with(restriction) {
         let problem = format!("{:?} is not below {restriction:?}, to which the key is restricted", bucket.prefix);
-        return Err(Error::config("prefix", problem));
+        return Err(Error::config("prefix", problem).advise(format!("set it to a folder below {restriction:?}")));
     }
     Ok(())
 }
@@ -365,7 +365,8 @@ fn check_bucket(allowed: &Allowed, bucket: &str) -> Result<()> {
         return Ok(());
     }
     let only = if names.is_empty() { "one that no longer exists".to_owned() } else { format!("{names:?}") };
-    Err(Error::config("bucket", format!("the key does not open {bucket:?}: it is restricted to {only}")))
+    Err(Error::config("bucket", format!("the key does not open {bucket:?}: it is restricted to {only}"))
+        .advise("use an application key for this bucket, or set bucket to that of the key"))
 }
 
 fn place_of(answer: &Answer) -> Result<Place> {

@@ -306,7 +306,8 @@ async fn all_pages<S: Store + ?Sized>(store: &S, prefix: &str) -> Result<Listing
             break;
         }
         if next == page {
-            return Err(Error::new(Code::Network, "the storage service repeats one page of its listing without end"));
+            return Err(Error::new(Code::Network, "the storage service repeats one page of its listing without end")
+                .advise("check endpoint"));
         }
         page = next;
     }

@@ -228,6 +228,7 @@ impl S3Store {
                     "region",
                     format!("{region:?} is not the region of bucket {bucket:?}{elsewhere}; {refusal}"),
                 )
+                .advise("set region to the one that the bucket is in")
             }
             (_, "InvalidBucketName") => Error::config("bucket", format!("{bucket:?} is not a bucket name; {refusal}")),
             // Answers tell the server's time, so that the next attempt is signed with it.
