@@ -86,7 +86,7 @@ impl Import<'_> {
 
     async fn one(&mut self, id: &LegacyId) -> Result<String> {
         // Should somebody date a snapshot so that it becomes the latest, it is found out here.
-        if jiff::Timestamp::try_from(self.repository.store.now()).is_ok_and(|now| id.time() > now) {
+        if id.time() > self.repository.now()? {
             return Err(Error::corrupt(&id.manifest_key(), "its time is in the future"));
         }
         let (entries, source) = Source::open(&mut self.catalog, &self.repository, self.target, id, self.plain)?;

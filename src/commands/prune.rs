@@ -260,9 +260,7 @@ async fn remove_snapshots(
     };
     let mut going: Vec<SnapshotId> = Vec::new();
     // The owner's calendar, by the clock that dates snapshots.
-    let now = jiff::Timestamp::try_from(repository.store.now())
-        .map_err(|error| Error::new(Code::Config, format!("the clock shows no usable time: {error}")))?
-        .to_zoned(jiff::tz::TimeZone::system());
+    let now = repository.now()?.to_zoned(jiff::tz::TimeZone::system());
     for machine in machines {
         let own = own_snapshots(&readable, machine);
         // What was agreed to is kept on the machine that it is about.

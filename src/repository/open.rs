@@ -363,6 +363,16 @@ impl Repository {
         Keyring::open(&none, &slots, opened)
     }
 
+    /// The time by the store's clock.
+    ///
+    /// # Errors
+    /// `CONFIG` when that is no time in this calendar.
+    pub fn now(&self) -> Result<jiff::Timestamp> {
+        jiff::Timestamp::try_from(self.store.now()).map_err(|error| {
+            Error::new(Code::Config, format!("the clock shows no usable time: {error}")).advise("set the clock")
+        })
+    }
+
     /// Requests and bytes so far.
     #[must_use]
     pub fn stats(&self) -> StoreStats {
@@ -499,7 +509,9 @@ impl Repository {
                 result => return result,
             }
         }
-        Err(Error::new(Code::Network, "the index keeps changing; other machines are pruning").retryable())
+        Err(Error::new(Code::Network, "the index keeps changing: other machines are pruning")
+            .advise("try again in a few minutes")
+            .retryable())
     }
 
     async fn try_load_index(&self, unnamed: Unnamed) -> Result<Index> {

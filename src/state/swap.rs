@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::database::{self, Exclusive};
 use super::places::{Place, Places, join};
 use super::private::{FOLDER, PrivateFolder, create_private_dir, remove_file, remove_tree, sync_parent, write_durably};
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Result, to_json};
 use crate::repository::restore::{set_mode, sha256_of, time};
 use crate::repository::tree::{Entry, Kind};
 
@@ -310,8 +310,7 @@ impl Journal {
     }
 
     fn write(&self, folder: &Path) -> Result<()> {
-        let bytes = serde_json::to_vec(self).map_err(|error| Error::new(Code::Io, error.to_string()))?;
-        write_durably(&folder.join(JOURNAL), &bytes)
+        write_durably(&folder.join(JOURNAL), &to_json(self)?)
     }
 }
 
