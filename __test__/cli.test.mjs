@@ -363,6 +363,11 @@ test("a state that has shrunk prunes nothing, and says what to do", async () => 
   const { stdout, stderr } = await drive(["prune"], { prune: async () => ({ shrunk, ...nothing }) });
   assert.equal(stdout, "nothing was pruned\n");
   assert.match(stderr, /holds 3 files, and \S+ holds 1,200: .* prune --accept-shrink/);
+  // With --all-machines one machine is left alone, and the snapshots of another are removed.
+  const some = { ...nothing, removedSnapshots: ["old"] };
+  const other = await drive(["prune", "--all-machines"], { prune: async () => ({ shrunk, ...some }) });
+  assert.match(other.stdout, /^1 snapshot removed;/);
+  assert.match(other.stderr, /holds 3 files, and \S+ holds 1,200: /);
 });
 
 test("a part to be read is a number of percent", async () => {

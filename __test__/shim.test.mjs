@@ -1,7 +1,8 @@
 // The parts of the plugin that need no gateway: when a backup is due, how requests queue, what people read, and the worker.
 
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { setImmediate } from "node:timers/promises";
@@ -261,6 +262,19 @@ describe("the record", () => {
       assert.deepEqual(engine.record.facts, {});
     }
   });
+
+  test("that cannot be written makes no failure of a backup that was made", async () => {
+    const { engine, release } = await newEngine();
+    const [outcomes, problems] = [[], []];
+    engine.onOutcome = (error) => outcomes.push(error);
+    engine.record.onProblem = (message) => problems.push(message);
+    mkdirSync(path.join(engine.stateDir, "b2-backup", "status.json", "in the way"), { recursive: true });
+    const push = engine.push("manual");
+    await release();
+    assert.equal((await push).snapshot, "id");
+    assert.deepEqual([outcomes, engine.record.facts.lastSuccess.snapshot], [[null], "id"]);
+    assert.match(problems.join(), /^cannot write .*status\.json: E/);
+  });
 });
 
 describe("the configuration", () => {
@@ -309,6 +323,7 @@ describe("the worker", () => {
      export const push = (target, { signal }) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(Object.assign(new Error("cancelled"), { code: "CANCELLED" }))));
      export const status = async () => { throw Object.assign(new Error("no"), { code: "NETWORK", retryable: true, context: { key: "k" } }) };
      export const verify = async () => process.kill(process.pid, "SIGKILL");
+     export const drill = async () => (process.stdout.write('{"result":{"files":'), process.kill(process.pid, "SIGKILL"));
      export const recover = async () => null;`,
   );
   const env = { PATH: process.env.PATH, SECRET: "x", OPENCLAW_B2_TEST_NATIVE: pathToFileURL(standIn).href };
@@ -335,6 +350,26 @@ describe("the worker", () => {
     await assert.rejects(push, { code: "CANCELLED" });
     await assert.rejects(call("push", { signal: AbortSignal.abort() }), { code: "CANCELLED" });
     await assert.rejects(call("verify"), { code: "IO", retryable: true, message: /was ended by SIGKILL/ });
+    // In the middle of a line: it was parsed where nobody could catch the error, which ended the gateway.
+    await assert.rejects(call("drill"), { code: "IO", retryable: true, message: /was ended by SIGKILL/ });
+  });
+
+  test("that cannot be started is a failure, and nothing worse", async () => {
+    const nowhere = { rootDir: path.join(root, "nowhere") };
+    await assert.rejects(call("list", nowhere), { code: "IO", message: /^cannot start the backup process: / });
+    if (process.platform === "win32") return;
+    // Where no file handle is free, Node gives a process without pipes.
+    const script = `
+      import { closeSync, openSync } from "node:fs";
+      import { runWorker } from ${JSON.stringify(pathToFileURL(path.join(projectDir, "js/plugin/child.js")).href)};
+      const handles = [];
+      try { for (;;) handles.push(openSync("/dev/null")); } catch {}
+      const said = await runWorker({ rootDir: ${JSON.stringify(projectDir)}, verb: "list" }).catch((error) => error);
+      handles.forEach(closeSync);
+      console.log(said.code, said.message);`;
+    const shell = `ulimit -n 64 && exec "$0" --input-type=module -e "$1"`;
+    const { stdout } = spawnSync("sh", ["-c", shell, process.execPath, script], { encoding: "utf8" });
+    assert.match(stdout, /^IO cannot start the backup process: spawn .*MFILE/);
   });
 });
 

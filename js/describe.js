@@ -122,6 +122,8 @@ export function prune(report) {
   if (hiddenForDays !== null) {
     notes.push(`this key may only hide: the bucket's lifecycle rule deletes it ${count(hiddenForDays, "day")} later`);
   }
+  // Of another machine, perhaps, which is left alone while others are not.
+  if (shrunk) notes.push(shrinkLine(shrunk));
   if (lockedObjects > 0) notes.push(`Object Lock still keeps ${count(lockedObjects, "object")} that are not needed`);
   return { lines: [`${removed}; ${packs}`, ...removedSnapshots.map((id) => `  ${id}`)], notes };
 }

@@ -370,6 +370,14 @@ pub struct RollbackOptions<'env> {
     pub signal: Option<Object<'env>>,
 }
 
+impl<'env> RollbackOptions<'env> {
+    fn split(self) -> (commands::RollbackOptions, Option<Object<'env>>) {
+        let Self { snapshot, paths, plan_only, partial, signal } = self;
+        let (plan_only, partial) = (plan_only.unwrap_or(false), partial.unwrap_or(false));
+        (commands::RollbackOptions { snapshot, paths: paths.unwrap_or_default(), plan_only, partial }, signal)
+    }
+}
+
 /// What a rollback did, or as a plan would do.
 #[napi(object, object_from_js = false, use_nullable = true)]
 pub struct RollbackResult {
@@ -1035,12 +1043,9 @@ pub fn rollback<'env>(
     #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
 ) -> napi::Result<PromiseRaw<'env, RollbackResult>> {
     let target = Call::target(env, target);
-    let RollbackOptions { snapshot, paths, plan_only, partial, signal } = options;
-    Call::new(signal, on_progress).start(env, async move |operation| {
-        let (paths, partial) = (paths.unwrap_or_default(), partial.unwrap_or(false));
-        let options = commands::RollbackOptions { snapshot, paths, plan_only: plan_only.unwrap_or(false), partial };
-        commands::rollback::rollback(&target?, options, &operation).await
-    })
+    let (options, signal) = options.split();
+    Call::new(signal, on_progress)
+        .start(env, async move |operation| commands::rollback::rollback(&target?, options, &operation).await)
 }
 
 /// Does everything of a rollback that leaves the state alone: takes the safety snapshot, stages and checks what is to come.
@@ -1052,12 +1057,9 @@ pub fn prepare_rollback<'env>(
     #[napi(ts_arg_type = "(progress: Progress) => void")] on_progress: Option<OnProgress>,
 ) -> napi::Result<PromiseRaw<'env, RollbackResult>> {
     let target = Call::target(env, target);
-    let RollbackOptions { snapshot, paths, partial, signal, .. } = options;
-    Call::new(signal, on_progress).start(env, async move |operation| {
-        let (paths, partial) = (paths.unwrap_or_default(), partial.unwrap_or(false));
-        let options = commands::RollbackOptions { snapshot, paths, plan_only: false, partial };
-        commands::rollback::prepare(&target?, options, &operation).await
-    })
+    let (options, signal) = options.split();
+    Call::new(signal, on_progress)
+        .start(env, async move |operation| commands::rollback::prepare(&target?, options, &operation).await)
 }
 
 /// Applies what `prepareRollback` has prepared, also under a running gateway, which then has to restart. Null when nothing is
@@ -1192,16 +1194,12 @@ pub fn prune<'env>(
     let target = Call::target(env, target);
     let PruneOptions { accept_shrink, all_machines, signal } =
         options.unwrap_or(PruneOptions { accept_shrink: None, all_machines: None, signal: None });
-    Call::new(signal, on_progress).start(env, async move |operation| {
-        let target = target?;
-        if accept_shrink == Some(true) {
-            commands::prune::accept_shrink(&target, &operation).await?;
-        }
-        match all_machines {
-            Some(true) => commands::prune::prune_all_machines(&target, &operation).await,
-            _ => commands::prune::prune(&target, &operation).await,
-        }
-    })
+    let options = commands::PruneOptions {
+        accept_shrink: accept_shrink.unwrap_or(false),
+        all_machines: all_machines.unwrap_or(false),
+    };
+    Call::new(signal, on_progress)
+        .start(env, async move |operation| commands::prune::prune_with(&target?, options, &operation).await)
 }
 
 /// Makes snapshots of this format of those that 0.1.x has written, which stay as they are.

@@ -13,6 +13,7 @@ use crate::error::{Code, Error, Result};
 use crate::repository::id::PackId;
 use crate::repository::index::PackEntry;
 use crate::repository::tree::Entry;
+use crate::state::private::{create_private_file, remove_file};
 
 /// Changing it makes every cache start over.
 const LAYOUT: &str = "1";
@@ -45,14 +46,9 @@ impl Cache {
             return Ok(Self { connection: Mutex::new(connection) });
         }
         for file in [path.to_owned()].into_iter().chain(crate::state::database::side_files(path)) {
-            match std::fs::remove_file(&file) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io("remove", &file, error));
-                }
-                _ => {}
-            }
+            remove_file(&file)?;
         }
-        crate::state::private::create_private_file(path)?;
+        create_private_file(path)?;
         let connection = prepare(path).map_err(|error| failed(&error))?;
         connection
             .execute("INSERT OR REPLACE INTO meta VALUES ('identity', ?1)", [identity])

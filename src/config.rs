@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+pub(crate) use parse::{PlainHttp, is_localhost, service_url};
 pub use resolve::{Resolve, resolve};
 
-use crate::state::openclaw_config::{CONFIG_FILE, Environment, load_dotenv, user_path};
+use crate::state::openclaw_config::{CONFIG_FILE, Environment, lay_over, load_dotenv, user_path};
 
 /// The plugin's id, under which its configuration is found in `plugins.entries`.
 pub const PLUGIN_ID: &str = "openclaw-b2-backup";
@@ -155,9 +156,7 @@ impl Target {
     #[must_use]
     pub fn environment(&self) -> Environment {
         // One that cannot be read leaves references unresolved; who needs them says so.
-        let mut env = load_dotenv(&self.state_dir.join(".env")).unwrap_or_default();
-        env.extend(self.variables.0.iter().filter(|(_, value)| !value.is_empty()).map(|(k, v)| (k.clone(), v.clone())));
-        env
+        lay_over(load_dotenv(&self.state_dir.join(".env")).unwrap_or_default(), &self.variables.0)
     }
 
     /// What tells this repository from others, for the local cache. Holds no secret.

@@ -234,6 +234,13 @@ impl Error {
     }
 }
 
+/// The JSON of plain data, which nothing stands in the way of.
+pub(crate) fn to_json(data: &(impl serde::Serialize + ?Sized)) -> Result<Vec<u8>> {
+    let failed =
+        |error| Error::new(Code::Io, format!("internal error: data cannot be written as JSON: {error}")).because(error);
+    serde_json::to_vec(data).map_err(failed)
+}
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.inner.source.as_deref().map(|source| source as _)

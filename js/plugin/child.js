@@ -41,21 +41,22 @@ function isInherited([name, value]) {
  * }} call
  * @returns {Promise<any>}
  */
-export function runWorker({ rootDir, verb, target, options, signal, onProgress, env = process.env }) {
-  if (signal?.aborted) return Promise.reject(failure("CANCELLED", "cancelled"));
-  const child = spawn(process.execPath, [path.join(rootDir, "js", "worker.js")], {
-    cwd: rootDir,
-    env: Object.fromEntries(Object.entries(env).filter(isInherited)),
-    stdio: ["pipe", "pipe", "pipe"],
-    windowsHide: true,
+export async function runWorker({ rootDir, verb, target, options, signal, onProgress, env = process.env }) {
+  if (signal?.aborted) throw failure("CANCELLED", "cancelled");
+  const child = start(rootDir, env);
+  const ended = new Promise((resolve, reject) => {
+    child.on("error", (error) => reject(cannotStart(error)));
+    child.on("close", (code, killedBy) => resolve(killedBy ? `was ended by ${killedBy}` : `ended with ${code}`));
   });
+  // A process that was not started may have no pipes.
+  if (child.pid === undefined) return ended;
   /** @type {{ result?: any, error?: any } | undefined} */
   let last;
   let stderr = "";
   child.stderr.setEncoding("utf8").on("data", (chunk) => (stderr = (stderr + chunk).slice(-STDERR_KEPT)));
   readline.createInterface({ input: child.stdout }).on("line", (line) => {
-    const message = JSON.parse(line);
-    if (message.progress) onProgress?.(message.progress);
+    const message = messageOf(line);
+    if (message?.progress) onProgress?.(message.progress);
     else last = message;
   });
   // A child that is gone already is judged by its exit.
@@ -63,18 +64,38 @@ export function runWorker({ rootDir, verb, target, options, signal, onProgress, 
   child.stdin.write(`${JSON.stringify({ verb, target, options })}\n`);
   const cancel = () => child.stdin.end();
   signal?.addEventListener("abort", cancel, { once: true });
-  return new Promise((resolve, reject) => {
-    child.on("error", (error) => reject(failure("IO", `cannot start the backup process: ${error.message}`)));
-    child.on("close", (code, killedBy) => {
-      signal?.removeEventListener("abort", cancel);
-      if (last && "result" in last) return resolve(last.result);
-      if (last?.error) {
-        const { message, ...rest } = last.error;
-        return reject(failure(rest.code, message, rest));
-      }
-      const said = oneLine(stderr.trim().split("\n").at(-1) ?? "").slice(0, 300);
-      const how = killedBy ? `was ended by ${killedBy}` : `ended with ${code}`;
-      reject(failure("IO", `the backup process ${how}${said && `: ${said}`}`, { retryable: true }));
+  const how = await ended.finally(() => signal?.removeEventListener("abort", cancel));
+  if (last && "result" in last) return last.result;
+  if (last?.error) {
+    const { message, ...rest } = last.error;
+    throw failure(rest.code, message, rest);
+  }
+  const said = oneLine(stderr.trim().split("\n").at(-1) ?? "").slice(0, 300);
+  throw failure("IO", `the backup process ${how}${said && `: ${said}`}`, { retryable: true });
+}
+
+/** @param {string} rootDir @param {NodeJS.ProcessEnv} env */
+function start(rootDir, env) {
+  try {
+    return spawn(process.execPath, [path.join(rootDir, "js", "worker.js")], {
+      cwd: rootDir,
+      env: Object.fromEntries(Object.entries(env).filter(isInherited)),
+      stdio: ["pipe", "pipe", "pipe"],
+      windowsHide: true,
     });
-  });
+  } catch (error) {
+    throw cannotStart(/** @type {Error} */ (error));
+  }
+}
+
+/** @param {Error} error */
+const cannotStart = (error) => failure("IO", `cannot start the backup process: ${error.message}`);
+
+/** What a line says; nothing if it was cut, as the last one of a process that is killed may be. @param {string} line */
+function messageOf(line) {
+  try {
+    return JSON.parse(line);
+  } catch {
+    return undefined;
+  }
 }

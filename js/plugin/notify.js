@@ -62,7 +62,7 @@ export function watchOutcomes({ api, settings }, engine, logger, health) {
   const say = (/** @type {string} */ text, /** @type {Partial<import("./record.js").Facts>} */ told) => {
     try {
       tell(api, text);
-      void engine.record.set(told).catch(() => {});
+      void engine.record.set(told);
     } catch (problem) {
       logger.warn(`B2 backup: the owner could not be told: ${/** @type {Error} */ (problem).message}`);
     }
@@ -71,7 +71,7 @@ export function watchOutcomes({ api, settings }, engine, logger, health) {
   const onShrunk = ({ snapshot, shrunk }) => {
     const { toldShrunk } = engine.record.facts;
     // Without a new snapshot nothing is known.
-    if (!shrunk && snapshot && toldShrunk) void engine.record.set({ toldShrunk: undefined }).catch(() => {});
+    if (!shrunk && snapshot && toldShrunk) void engine.record.set({ toldShrunk: undefined });
     if (!shrunk || toldShrunk === shrunk.snapshot) return;
     logger.warn(texts.shrunk(shrunk));
     if (engine.stopping || settings.notifyOnFailure === false) return;

@@ -20,6 +20,8 @@ import path from "node:path";
 export class Record {
   /** @type {Facts} */
   facts = {};
+  /** Told why the file could not be written. @type {(problem: string) => void} */
+  onProblem = () => {};
   #file;
   /** @type {Promise<void>} */
   #writing = Promise.resolve();
@@ -40,11 +42,16 @@ export class Record {
     }
   }
 
-  /** Changes some facts and writes them; `undefined` removes one. @param {Partial<Facts>} changes */
+  /**
+   * Changes some facts and writes them; `undefined` removes one. What cannot be written counts until the process ends: what
+   * it is about was done, or failed, all the same.
+   * @param {Partial<Facts>} changes
+   */
   async set(changes) {
     this.facts = { ...this.facts, ...changes };
-    const write = () => this.#write();
-    this.#writing = this.#writing.then(write, write);
+    this.#writing = this.#writing
+      .then(() => this.#write())
+      .catch((error) => this.onProblem(`cannot write ${this.#file}: ${error.message}`));
     return this.#writing;
   }
 

@@ -29,6 +29,7 @@ export function registerService(plugin) {
       const { engine, boot } = held;
       const { endpoint, bucket, prefix } = settings;
       engine.configure(sourceOf({ settings, stateDir, env: process.env }), [endpoint, bucket, prefix].join(" "));
+      engine.record.onProblem = (problem) => logger.warn(`B2 backup: ${problem}`);
       engine.onOutcome = watchOutcomes(plugin, engine, logger, serviceHealth);
       if (boot) {
         // A backup that outlasted the stop of a gateway that restarts in this process.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Trigger;
 use crate::cache::Cache;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, to_json};
 use crate::store::StoreStats;
 
 /// Under which name the cache remembers the pushes of this machine.
@@ -102,7 +102,7 @@ pub(super) fn remember_push(cache: &Cache, trigger: Trigger, stats: StoreStats) 
     let scheduled = matches!(trigger, Trigger::Schedule | Trigger::CatchUp);
     pushes.push(Measured { at, scheduled, class_b: stats.class_b, class_c: stats.class_c });
     let surplus = pushes.len().saturating_sub(REMEMBERED);
-    let bytes = serde_json::to_vec(&pushes[surplus..]).map_err(|error| Error::new(Code::Io, error.to_string()))?;
+    let bytes = to_json(&pushes[surplus..])?;
     cache.put_objects([(PUSHES.to_owned(), &bytes[..])])
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::list::{Selected, select};
 use super::{DrillOptions, DrillReport, Meter, Operation};
 use crate::config::Target;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, to_json};
 use crate::repository::id::{SnapshotId, random};
 use crate::repository::manifest::Summary;
 use crate::repository::open::{IfMissing, Repository};
@@ -84,8 +84,7 @@ impl Record {
             let problems = report.problems.iter().take(KEPT_PROBLEMS).cloned().collect();
             record.failed = Some(Failed { snapshot, at, problems });
         }
-        let bytes = serde_json::to_vec(&record).map_err(|error| Error::new(Code::Io, error.to_string()))?;
-        write_durably(&folder.path(RECORD), &bytes)
+        write_durably(&folder.path(RECORD), &to_json(&record)?)
     }
 }
 
@@ -119,7 +118,7 @@ pub async fn drill(target: &Target, options: DrillOptions, operation: &Operation
             Selected::Legacy(id) => {
                 let problem = format!("{id} is a snapshot of 0.1.x, which a drill does not try");
                 return Err(
-                    Error::config("--snapshot", problem).advise("import-legacy makes a snapshot of this version of it")
+                    Error::config("snapshot", problem).advise("import-legacy makes a snapshot of this version of it")
                 );
             }
         },

@@ -15,6 +15,7 @@ use super::{Exception, ImportOptions, ImportReport, Imported, Meter, Operation};
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
 use crate::repository::legacy::LegacyId;
+use crate::repository::legacy::catalog::Catalog;
 use crate::repository::legacy::source::{Plain, Source};
 use crate::repository::open::{IfMissing, Repository};
 use crate::repository::tree::{Entry, Kind};
@@ -32,6 +33,7 @@ pub async fn import_legacy(target: &Target, options: ImportOptions, operation: &
     let repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
     let Summaries { readable, .. } = summaries(&repository, operation).await?;
     let present: HashSet<String> = readable.into_iter().filter_map(|(_, summary)| summary.imported_from).collect();
+    let catalog = Catalog::read(&repository, operation).await?;
     let plain = if options.accept_plain { Plain::Accepted } else { Plain::of(target) };
     let folder = workplace.folder.fresh_import_folder()?;
     // The folder takes the state's place. What lies outside the state directory is no part of a snapshot of 0.1.x.
@@ -40,7 +42,7 @@ pub async fn import_legacy(target: &Target, options: ImportOptions, operation: &
     places.secret_files.clone_from(&workplace.places.secret_files);
     workplace.places = places;
     let mut import =
-        Import { target, workplace: &workplace, repository, plain, staged: Staged::new(folder), operation };
+        Import { target, workplace: &workplace, catalog, repository, plain, staged: Staged::new(folder), operation };
     let report = import.all(&present).await;
     // No plain copy outlives the command, however it ends.
     workplace.folder.remove_import_folder()?;
@@ -54,6 +56,7 @@ fn is_about_the_snapshot(error: &Error) -> bool {
 struct Import<'i> {
     target: &'i Target,
     workplace: &'i Workplace,
+    catalog: Catalog,
     repository: Repository,
     plain: Plain,
     staged: Staged,
@@ -83,10 +86,10 @@ impl Import<'_> {
 
     async fn one(&mut self, id: &LegacyId) -> Result<String> {
         // Should somebody date a snapshot so that it becomes the latest, it is found out here.
-        if jiff::Timestamp::try_from(self.repository.store.now()).is_ok_and(|now| id.time() > now) {
+        if id.time() > self.repository.now()? {
             return Err(Error::corrupt(&id.manifest_key(), "its time is in the future"));
         }
-        let (entries, source) = Source::open(&self.repository, self.target, id, self.plain, self.operation).await?;
+        let (entries, source) = Source::open(&mut self.catalog, &self.repository, self.target, id, self.plain)?;
         source.check_available(&entries)?;
         self.stage(entries, Arc::new(source)).await?;
         let mut upload = Upload::start(self.target, self.workplace, WhenUnchanged::Store, self.operation).await?;

@@ -115,9 +115,7 @@ pub struct RecoveryCodeReport {
 /// # Errors
 /// Those of the store.
 pub async fn list(target: &Target, operation: &Operation) -> Result<KeyListReport> {
-    let secrets = Secrets::of(target)?;
-    let (repository, slots) = Repository::look(target, cache_for_reading(target).await, operation).await?;
-    let opened = repository.opened_by(&secrets).await?;
+    let (repository, slots, opened) = Repository::look(target, cache_for_reading(target).await, operation).await?;
     let writing = repository.keyring.writing().ok().filter(|_| !repository.keyring.is_plain()).map(|key| key.id);
     let made = |id: SlotId| {
         let listed = repository.contents.slots.iter().find(|(slot, _)| *slot == id);
@@ -191,8 +189,6 @@ pub async fn remove(target: &Target, names: &[String], operation: &Operation) ->
     for id in ids {
         operation.check()?;
         repository.remove_slot(id, &secrets).await?;
-        repository.refresh().await?;
-        repository.read_slots().await?;
         removed.push(id.to_string());
     }
     Ok(KeyRemoveReport { removed })

@@ -443,6 +443,16 @@ pub struct DrillReport {
     pub skipped: Option<String>,
 }
 
+/// Options of `prune`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PruneOptions {
+    /// The owner agrees that the state holds no more than it did at this machine's last snapshot.
+    pub accept_shrink: bool,
+    /// Apply retention to every machine's snapshots, each machine's by themselves, and not to this machine's alone: for
+    /// machines whose keys may not delete.
+    pub all_machines: bool,
+}
+
 /// What `prune` did.
 #[derive(Debug, Clone, Default)]
 pub struct PruneReport {

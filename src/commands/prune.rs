@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::list::{Summaries, summaries};
 use super::workplace::Workplace;
-use super::{Operation, PruneReport, Shrink};
+use super::{Operation, PruneOptions, PruneReport, Shrink};
 use crate::config::{Retention, Target};
 use crate::error::{Code, Error, Result};
 use crate::repository::id::{ChunkId, IndexId, MachineId, PackId, SnapshotId};
@@ -39,16 +39,15 @@ const MANY_INDEX_OBJECTS: usize = 8;
 /// `LOCKED`, `CORRUPT` or `WRONG_KEY` when a snapshot cannot be read, so that nobody knows what it needs; those of the
 /// store, `CANCELLED`. Nothing that any snapshot needs is deleted in any case.
 pub async fn prune(target: &Target, operation: &Operation) -> Result<PruneReport> {
-    prune_after(target, GRACE, operation).await
+    prune_with(target, PruneOptions::default(), operation).await
 }
 
-/// [`prune`] that applies retention to every machine's snapshots, each machine's by themselves: for machines whose keys may
-/// not delete.
+/// [`prune`] with options.
 ///
 /// # Errors
 /// Those of [`prune`].
-pub async fn prune_all_machines(target: &Target, operation: &Operation) -> Result<PruneReport> {
-    prune_as(target, Whose::All, GRACE, operation).await
+pub async fn prune_with(target: &Target, options: PruneOptions, operation: &Operation) -> Result<PruneReport> {
+    prune_as(target, options, GRACE, operation).await
 }
 
 /// [`prune`] with another grace period. For tests: a shorter one than [`GRACE`] is safe only while nobody pushes.
@@ -56,7 +55,7 @@ pub async fn prune_all_machines(target: &Target, operation: &Operation) -> Resul
 /// # Errors
 /// Those of [`prune`].
 pub async fn prune_after(target: &Target, grace: Duration, operation: &Operation) -> Result<PruneReport> {
-    prune_as(target, Whose::Own, grace, operation).await
+    prune_as(target, PruneOptions::default(), grace, operation).await
 }
 
 /// Whose snapshots retention may remove.
@@ -68,12 +67,21 @@ enum Whose {
     All,
 }
 
-async fn prune_as(target: &Target, whose: Whose, grace: Duration, operation: &Operation) -> Result<PruneReport> {
+async fn prune_as(
+    target: &Target,
+    options: PruneOptions,
+    grace: Duration,
+    operation: &Operation,
+) -> Result<PruneReport> {
     let workplace = Workplace::open(target, "prune").await?;
     let cache = Some(Arc::clone(&workplace.cache));
     let mut repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
+    if options.accept_shrink {
+        agree(&repository, &workplace, operation).await?;
+    }
     // Index objects are written on the way.
     repository.keyring.writing()?;
+    let whose = if options.all_machines { Whose::All } else { Whose::Own };
     let mut report = PruneReport::default();
     if may_delete(&repository, &mut report).await? {
         let done = run(&mut repository, target, &workplace, whose, Some(grace), operation, &mut report).await;
@@ -91,12 +99,15 @@ pub async fn accept_shrink(target: &Target, operation: &Operation) -> Result<Opt
     let workplace = Workplace::open(target, "prune").await?;
     let cache = Some(Arc::clone(&workplace.cache));
     let repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
-    let shrunk = find_shrink(&repository, &workplace, None, operation).await?;
-    if shrunk.is_some() {
-        let Summaries { readable, .. } = summaries(&repository, operation).await?;
-        if let Some((newest, _)) = own_snapshots(&readable, workplace.machine).last() {
-            workplace.folder.accept_shrink(newest.as_str())?;
-        }
+    agree(&repository, &workplace, operation).await
+}
+
+async fn agree(repository: &Repository, workplace: &Workplace, operation: &Operation) -> Result<Option<Shrink>> {
+    let Summaries { readable, .. } = summaries(repository, operation).await?;
+    let own = own_snapshots(&readable, workplace.machine);
+    let shrunk = shrink(&own, workplace.folder.accepted_shrink().as_deref(), None);
+    if let (Some(_), Some((newest, _))) = (&shrunk, own.last()) {
+        workplace.folder.accept_shrink(newest.as_str())?;
     }
     Ok(shrunk)
 }
@@ -249,9 +260,7 @@ async fn remove_snapshots(
     };
     let mut going: Vec<SnapshotId> = Vec::new();
     // The owner's calendar, by the clock that dates snapshots.
-    let now = jiff::Timestamp::try_from(repository.store.now())
-        .map_err(|error| Error::new(Code::Config, format!("the clock shows no usable time: {error}")))?
-        .to_zoned(jiff::tz::TimeZone::system());
+    let now = repository.now()?.to_zoned(jiff::tz::TimeZone::system());
     for machine in machines {
         let own = own_snapshots(&readable, machine);
         // What was agreed to is kept on the machine that it is about.
@@ -275,7 +284,7 @@ async fn remove_snapshots(
         report.removed_snapshots.push(id.to_string());
         removed.push(id.clone());
     }
-    repository.contents.snapshots.retain(|(id, _)| !removed.contains(id));
+    Arc::make_mut(&mut repository.contents).snapshots.retain(|(id, _)| !removed.contains(id));
     Ok(())
 }
 
@@ -526,7 +535,7 @@ async fn decide_condemned(
     // 3. The packs.
     for id in dead.keys() {
         operation.check()?;
-        let Some(stored) = repository.contents.packs.remove(id) else { continue };
+        let Some(stored) = Arc::make_mut(&mut repository.contents).packs.remove(id) else { continue };
         repository.store.delete(&pack_key(*id)).await?;
         report.deleted_packs += 1;
         report.freed_bytes += stored.size;
@@ -566,7 +575,7 @@ async fn delete_orphans(
             continue;
         }
         repository.store.delete(&pack_key(id)).await?;
-        repository.contents.packs.remove(&id);
+        Arc::make_mut(&mut repository.contents).packs.remove(&id);
         report.deleted_packs += 1;
         report.freed_bytes += size;
     }

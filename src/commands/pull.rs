@@ -10,12 +10,12 @@ use super::snapshot::Snapshot;
 use super::workplace::cache_for_reading;
 use super::{Exception, Meter, Operation, PullOptions, PullReport};
 use crate::config::Target;
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Result, to_json};
 use crate::repository::open::{IfMissing, Repository};
 use crate::repository::restore::{lost_files, parents};
 use crate::repository::tree::{Entry, Kind};
 use crate::state::places::Places;
-use crate::state::private::{create_private_dir, create_private_file, remove_tree};
+use crate::state::private::{create_private_dir, create_private_file, remove_file, remove_tree};
 use crate::state::rules::PathFilter;
 use crate::task::blocking;
 
@@ -43,13 +43,9 @@ pub async fn pull(target: &Target, options: PullOptions, operation: &Operation) 
     let mut snapshot = Snapshot::find(&mut repository, target, &options.snapshot, operation).await?;
     let id = snapshot.id.clone();
     let in_snapshot = |error: Error| error.in_snapshot(id.as_str());
+    snapshot.check_chosen(&filter, &options.paths)?;
     let entries = chosen(std::mem::take(&mut snapshot.entries), &filter);
     let exceptions: Vec<Exception> = exceptions(&entries);
-    if entries.is_empty() && !filter.is_all() {
-        return Err(
-            Error::new(Code::NotFound, format!("nothing in {id} matches {}", options.paths.join(", "))).in_snapshot(id)
-        );
-    }
     snapshot.check_available(&entries)?;
     let sizes: BTreeMap<String, u64> = entries
         .iter()
@@ -179,7 +175,7 @@ impl Destination {
             .map_err(failed)?;
         // The names of a snapshot's files are text.
         let texts: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
-        let list = serde_json::to_vec(&texts).map_err(|error| Error::new(Code::Io, error.to_string()))?;
+        let list = to_json(&texts)?;
         // One that was cut is no list, and then nothing was moved either.
         let mut file = create_private_file(&moving)?;
         file.write_all(&list).and_then(|()| file.sync_all()).map_err(failed)?;
@@ -196,22 +192,13 @@ impl Destination {
     fn take_back(&self) -> Result<()> {
         for name in moved(&self.directory) {
             let path = self.directory.join(name);
-            let removed = match fs::symlink_metadata(&path) {
-                Ok(meta) if meta.is_dir() => fs::remove_dir_all(&path),
-                Ok(_) => fs::remove_file(&path),
-                Err(error) => Err(error),
-            };
-            match removed {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", &path, error)),
-                _ => {}
+            match fs::symlink_metadata(&path) {
+                Ok(meta) if meta.is_dir() => remove_tree(&path)?,
+                _ => remove_file(&path)?,
             }
         }
         remove_tree(&self.partial())?;
-        let moving = self.directory.join(MOVING);
-        match fs::remove_file(&moving) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &moving, error)),
-            _ => Ok(()),
-        }
+        remove_file(&self.directory.join(MOVING))
     }
 
     /// Takes back what was written.

@@ -10,7 +10,7 @@ use super::capture::{Captured, Survey};
 use super::workplace::Workplace;
 use super::{Meter, Operation, PushOptions, PushReport, Trigger, cost, prune};
 use crate::config::Target;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, to_json};
 use crate::repository::id::SnapshotId;
 use crate::repository::index::{Index, PackEntry};
 use crate::repository::legacy::LegacyId;
@@ -305,7 +305,7 @@ impl<'w> Upload<'w> {
             let Some(id) = snapshot.filter(|id| !id.is_safety()) else { return Ok(()) };
             let tree = self.captured.tree_chunks.iter().map(ToString::to_string).collect();
             let last = LastSnapshot { id: id.to_string(), digest: self.captured.digest.clone(), tree };
-            let bytes = serde_json::to_vec(&last).map_err(|error| Error::new(Code::Io, error.to_string()))?;
+            let bytes = to_json(&last)?;
             cache.put_objects([(LAST_SNAPSHOT.to_owned(), &bytes[..])])
         });
     }
@@ -407,9 +407,8 @@ async fn write_manifest(
 /// Now, by the store's clock, in whole seconds.
 fn time_of_a_new_snapshot(repository: &Repository) -> Result<jiff::Timestamp> {
     let whole_seconds = jiff::TimestampRound::new().smallest(jiff::Unit::Second).mode(jiff::RoundMode::Trunc);
-    let now = jiff::Timestamp::try_from(repository.store.now())
-        .and_then(|time| time.round(whole_seconds))
-        .map_err(|error| Error::new(Code::Config, format!("the clock shows no usable time: {error}")))?;
+    let now = repository.now()?;
+    let now = now.round(whole_seconds).unwrap_or(now);
     // Snapshots are ordered by their times, to the second: one is never made in the same second as its predecessor, nor
     // before it, should a clock have been set back.
     let newest = repository.contents.snapshots.last().map(|(id, _)| id.time());

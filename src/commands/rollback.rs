@@ -15,7 +15,7 @@ use super::snapshot::Snapshot;
 use super::workplace::Workplace;
 use super::{Exception, Meter, Operation, RollbackOptions, RollbackReport, Trigger};
 use crate::config::Target;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, to_json};
 use crate::repository::open::{IfMissing, Repository};
 use crate::repository::restore::lost_files;
 use crate::repository::tree::{Entry, Kind};
@@ -60,8 +60,7 @@ pub async fn prepare(target: &Target, options: RollbackOptions, operation: &Oper
     }
     let report = staged.report();
     let prepared = Prepared { snapshot: report.snapshot.clone(), paths: options.paths, partial: options.partial };
-    let bytes = serde_json::to_vec(&prepared).map_err(|error| Error::new(Code::Io, error.to_string()))?;
-    write_durably(&workplace.folder.path(PREPARED), &bytes)?;
+    write_durably(&workplace.folder.path(PREPARED), &to_json(&prepared)?)?;
     Ok(report)
 }
 
@@ -226,10 +225,7 @@ impl Goal {
         let cache = Some(Arc::clone(&workplace.cache));
         let mut repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
         let snapshot = Snapshot::find(&mut repository, target, &options.snapshot, operation).await?;
-        if !filter.is_all() && !snapshot.entries.iter().any(|entry| filter.matches(&entry.path)) {
-            let problem = format!("nothing in {} matches {}", snapshot.id, options.paths.join(", "));
-            return Err(Error::new(Code::NotFound, problem).in_snapshot(snapshot.id));
-        }
+        snapshot.check_chosen(&filter, &options.paths)?;
         let mut places = workplace.places.clone();
         places.make_room_for(&snapshot.entries);
         let mut goal = Self { repository, snapshot, filter, places, partial: options.partial, lost: Vec::new() };

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use super::list::{Selected, select};
 use super::{Exception, Meter, Operation};
 use crate::config::Target;
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::repository::index::Index;
+use crate::repository::legacy::catalog::Catalog;
 use crate::repository::legacy::scope;
 use crate::repository::legacy::source::{Plain, Source};
 use crate::repository::open::Repository;
 use crate::repository::tree::Entry;
+use crate::state::rules::PathFilter;
 
 /// A snapshot that was found and can be read.
 pub(super) struct Snapshot {
@@ -52,11 +54,25 @@ impl Snapshot {
                 Ok(Self { id: id.to_string(), entries, former_state_dir, held, content: Content::Packs(index) })
             }
             Selected::Legacy(id) => {
-                let (entries, source) = Source::open(repository, target, &id, Plain::of(target), operation).await?;
+                let mut catalog = Catalog::read(repository, operation).await?;
+                let (entries, source) = Source::open(&mut catalog, repository, target, &id, Plain::of(target))?;
                 let content = Content::Legacy(Arc::new(source));
                 Ok(Self { id: id.to_string(), entries, former_state_dir: None, held: Vec::new(), content })
             }
         }
+    }
+
+    /// Refuses `paths`, of which `filter` is made, where they choose nothing of it.
+    ///
+    /// # Errors
+    /// `NOT_FOUND`.
+    pub(super) fn check_chosen(&self, filter: &PathFilter, paths: &[String]) -> Result<()> {
+        if filter.is_all() || self.entries.iter().any(|entry| filter.matches(&entry.path)) {
+            return Ok(());
+        }
+        Err(Error::new(Code::NotFound, format!("nothing in {} matches {}", self.id, paths.join(", ")))
+            .in_snapshot(&self.id)
+            .advise("write paths as diff and a rollback's plan show them, or as globs such as \"workspace/**\""))
     }
 
     /// Its tree, to be compared with another one.

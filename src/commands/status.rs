@@ -36,11 +36,10 @@ pub async fn status(target: &Target, options: &StatusOptions, operation: &Operat
     };
     let repository =
         Repository::open(target, cache_for_reading(target).await, IfMissing::ReadAsEmpty, operation).await?;
-    let Summaries { readable, .. } = summaries(&repository, operation).await?;
     let (contents, store) = (&repository.contents, &repository.store);
-    let hidden = store.hidden().await?;
-    let deletion = store.deletion().await?;
-    let warnings = warnings(hidden.as_ref(), deletion, store.lifecycle().await?);
+    let (Summaries { readable, .. }, hidden, deletion, lifecycle) =
+        tokio::try_join!(summaries(&repository, operation), store.hidden(), store.deletion(), store.lifecycle())?;
+    let warnings = warnings(hidden.as_ref(), deletion, lifecycle);
     let cost = match options.pushes_per_month {
         Some(pushes) if !matches!(target.endpoint, Endpoint::Directory(_)) => {
             let billed_bytes = contents.bytes + hidden.as_ref().map_or(0, |hidden| hidden.bytes);

@@ -418,12 +418,13 @@ fn prefix(text: &str) -> Result<String> {
 
 fn endpoint(text: &str, allow_insecure: bool) -> Result<Endpoint> {
     if !text.contains("://") {
-        return Err(Error::config("endpoint", format!("{text:?} is not a URL"))
-            .advise(format!("write it with its scheme, as \"https://{text}\", or \"file:///dir\" for a directory")));
+        let host = text.split(['?', '#']).next().unwrap_or_default();
+        let shown = host.rsplit('@').next().unwrap_or_default();
+        return Err(Error::config("endpoint", format!("{shown:?} is not a URL"))
+            .advise(format!("write it with its scheme, as \"https://{shown}\", or \"file:///dir\" for a directory")));
     }
     if !text.to_ascii_lowercase().starts_with("file:") {
-        let plain_http = if allow_insecure { PlainHttp::Anywhere } else { PlainHttp::Loopback };
-        return service_url("endpoint", text, plain_http).map(Endpoint::S3);
+        return service_url("endpoint", text, PlainHttp::to_endpoint(allow_insecure)).map(Endpoint::S3);
     }
     let url = Url::parse(text).map_err(|error| Error::config("endpoint", format!("{text:?}: {error}")))?;
     let directory = url
@@ -439,22 +440,35 @@ fn endpoint(text: &str, allow_insecure: bool) -> Result<Endpoint> {
 
 /// Where to a URL may be plain `http://`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PlainHttp {
+pub(crate) enum PlainHttp {
     /// To this machine itself.
     Loopback,
     /// To any machine, because the user says that the way there is safe.
     Anywhere,
 }
 
-/// A base URL without a slash at its end.
-fn service_url(field: &str, text: &str, plain_http: PlainHttp) -> Result<String> {
+impl PlainHttp {
+    /// What the field `allowInsecureEndpoint` says of the endpoint.
+    pub(crate) const fn to_endpoint(allow_insecure: bool) -> Self {
+        if allow_insecure { Self::Anywhere } else { Self::Loopback }
+    }
+}
+
+/// A base URL that credentials may be sent to, without a slash at its end.
+///
+/// # Errors
+/// `CONFIG` naming `field`, without what in the URL may be secret.
+pub(crate) fn service_url(field: &str, text: &str, plain_http: PlainHttp) -> Result<String> {
     let url = Url::parse(text).map_err(|error| Error::config(field, format!("not a URL: {error}")))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(Error::config(field, "holds a user name or a password")
             .advise("remove them; keyId and applicationKey are the credentials"));
     }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(Error::config(field, "has a query or a fragment").advise("end it before ? or #"));
+    }
     let loopback = match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Domain(name)) => is_localhost(name),
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
         Some(url::Host::Ipv6(address)) => address.is_loopback(),
         None => false,
@@ -464,20 +478,23 @@ fn service_url(field: &str, text: &str, plain_http: PlainHttp) -> Result<String>
         "http" if loopback || plain_http == PlainHttp::Anywhere => {}
         "http" if field == "endpoint" => {
             return Err(Error::config(field, format!("{text:?} is not encrypted on its way"))
-                .advise("use https, or set allowInsecureEndpoint to true where nobody else can listen"));
+                .advise("use https://, or set allowInsecureEndpoint to true where nobody else can listen"));
         }
         "http" => {
-            return Err(Error::config(field, format!("{text:?} is not encrypted on its way")).advise("use https"));
+            return Err(Error::config(field, format!("{text:?} is not encrypted on its way")).advise("use https://"));
         }
         other => {
             return Err(Error::config(field, format!("{other}:// is not a scheme that is known here"))
                 .advise("use https:// for an S3 service, or file:// for a directory"));
         }
     }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(Error::config(field, format!("{text:?} has a query or a fragment")).advise("end it before ? or #"));
-    }
     Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+/// `localhost` and the names below it, which are this machine and nothing else (RFC 6761, section 6.3).
+pub(crate) fn is_localhost(host: &str) -> bool {
+    let host = host.to_ascii_lowercase();
+    host == "localhost" || host.ends_with(".localhost")
 }
 
 /// The field, or what the service of the endpoint is known to need.
@@ -688,7 +705,7 @@ mod tests {
             (json!({ "endpoint": "ftp://s3.example.org" }), "endpoint: ftp://"),
             (json!({ "endpoint": "https://u:p@s3.example.org" }), "endpoint: holds a user name"),
             (json!({ "endpoint": "https://" }), "endpoint: not a URL"),
-            (json!({ "endpoint": "https://s3.example.org/?a" }), "endpoint: \"https://s3.example.org/?a\" has a query"),
+            (json!({ "endpoint": "https://s3.example.org/?a" }), "endpoint: has a query"),
             (json!({ "endpoint": "file://host/dir" }), "endpoint: \"file://host/dir\" does not name"),
             (json!({ "endpoint": "file:///" }), "endpoint: \"file:///\" does not name"),
             (json!({ "endpoint": "file:///a%00b" }), "endpoint: \"file:///a%00b\" does not name"),
@@ -822,6 +839,40 @@ mod tests {
         for value in [json!("K004 secret\n"), json!(["K004secret"]), json!({ "K004secret": 1 })] {
             let text = format!("{:?}", Target::from_json(&with(&json!({ "applicationKey": value }))).unwrap_err());
             assert!(!text.contains("secret"), "{text}");
+        }
+    }
+
+    #[test]
+    fn credentials_travel_encrypted_or_not_at_all() {
+        let loopback = |url: &str| service_url("endpoint", url, PlainHttp::Loopback);
+        for url in
+            ["https://s3.us-west-004.backblazeb2.com", "http://127.0.0.1:9000", "http://localhost:1/", "http://[::1]:9"]
+        {
+            assert_eq!(loopback(url).unwrap(), url.trim_end_matches('/'));
+        }
+        for url in [
+            "http://example.com",
+            "http://127.0.0.1.example.com",
+            "http://localhost.example.com",
+            "http://10.0.0.1:9000",
+            "ftp://localhost",
+            "s3.example.com",
+            "https://key:secret@example.com",
+            "https://example.com/?x=secret",
+            "http://example.com/?x=secret",
+            "https://example.com/#secret",
+            "https://",
+            "",
+            "https://exa mple.com",
+        ] {
+            let error = loopback(url).unwrap_err();
+            assert_eq!(error.code(), Code::Config, "{url}");
+            assert!(error.to_string().starts_with("endpoint: "), "{error}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+        for url in ["key:secret@s3.example.com", "s3.example.com/?X-Amz-Signature=secret"] {
+            let error = Target::from_json(&with(&json!({ "endpoint": url }))).unwrap_err().to_string();
+            assert!(error.contains("https://s3.example.com") && !error.contains("secret"), "{error}");
         }
     }
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::{PLUGIN_ID, Target};
 use crate::error::{Code, Error, Result};
 use crate::state::openclaw_config::{
-    Environment, home_dir, load, load_dotenv, read_bounded, reference_name, user_path,
+    CONFIG_FILE, Environment, home_dir, lay_over, load, load_dotenv, read_bounded, reference_name, user_path,
 };
 
 /// Fields that may be secret references, or `$NAME` for short.
@@ -63,11 +63,9 @@ impl Resolve {
         let named = self.config_path.as_deref().or(variable("OPENCLAW_CONFIG_PATH").map(Path::new));
         let path = match named {
             Some(path) => self.absolute(path)?,
-            None => state_dir.join("openclaw.json"),
+            None => state_dir.join(CONFIG_FILE),
         };
-        let mut env = load_dotenv(&state_dir.join(".env"))?;
-        env.extend(self.env.iter().filter(|(_, value)| !value.is_empty()).map(|(k, v)| (k.clone(), v.clone())));
-
+        let env = lay_over(load_dotenv(&state_dir.join(".env"))?, &self.env);
         let config = load(&path, &env)?;
         if config.is_none() && self.config_path.is_some() {
             let error = Error::config("--config", format!("{} does not exist", path.display()));
@@ -119,7 +117,7 @@ fn plugin_fields(config: &Value, path: &Path) -> Result<Map<String, Value>> {
         }
         // A file that does not exist was read as null.
         if !(value.is_object() || key.is_empty() && value.is_null()) {
-            let field = if name.is_empty() { "openclaw.json" } else { &name };
+            let field = if name.is_empty() { CONFIG_FILE } else { &name };
             return Err(Error::config(field, "expected an object with fields").at_path(path.display().to_string()));
         }
     }

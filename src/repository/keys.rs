@@ -197,26 +197,8 @@ impl Repository {
         is_wanted(kind, &self.slots)
     }
 
-    /// Which slots the secrets open, in order.
-    ///
-    /// # Errors
-    /// `CORRUPT`.
-    pub async fn opened_by(&self, secrets: &Secrets) -> Result<Vec<SlotId>> {
-        let (slots, secrets) = (Arc::clone(&self.slots), secrets.clone());
-        blocking(move || {
-            let mut opened = Vec::new();
-            for (id, slot) in slots.iter() {
-                if secrets.open(slot)?.is_some() {
-                    opened.push(*id);
-                }
-            }
-            Ok(opened)
-        })
-        .await
-    }
-
-    /// Removes a slot. Two machines that each remove one of the last two slots at the same moment see each other's mark,
-    /// which is written before the second look, and at least one of them stops.
+    /// Removes a slot, also from what is known of the repository. Two machines that each remove one of the last two slots at
+    /// the same moment see each other's mark, which is written before the second look, and at least one of them stops.
     ///
     /// # Errors
     /// `CONFIG` when it is the last slot of its master key, or the last that `secrets` open; those of the store.
@@ -242,6 +224,8 @@ impl Repository {
         }
         self.store.delete(&key).await?;
         self.forget_slots(|listed| listed != id);
+        Arc::make_mut(&mut self.contents).slots.retain(|(listed, _)| *listed != id);
+        Arc::make_mut(&mut self.slots).retain(|(listed, _)| *listed != id);
         Ok(())
     }
 

@@ -19,12 +19,14 @@ use crate::commands::Operation;
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
 use crate::store::{self, SharedStore, StoreStats, Traffic};
-use crate::task::blocking;
+use crate::task::{blocking, in_parallel};
 
 /// The largest key slot that is read.
 pub(super) const MAX_SLOT: u64 = 64 << 10;
 /// The largest index object that is read.
 const MAX_INDEX_OBJECT: u64 = 64 << 20;
+/// Index objects asked for at once. All of them are in memory together anyway.
+const PARALLEL_INDEX_OBJECTS: usize = 4;
 /// How often an index that changes under the reader is listed again before giving up.
 const INDEX_ATTEMPTS: usize = 5;
 
@@ -37,7 +39,7 @@ pub struct Repository {
     /// What this machine remembers of it; `None` where there is no state directory to keep it in.
     pub cache: Option<Arc<Cache>>,
     /// What it holds, as of opening or the last [`Repository::refresh`].
-    pub contents: Contents,
+    pub contents: Arc<Contents>,
     /// Its keys.
     pub keyring: Keyring,
     /// Its sound slots, in the order of their making.
@@ -95,31 +97,29 @@ impl Repository {
             let (cache, secrets) = (cache.clone(), secrets.clone());
             blocking(move || Ok(open_remembered_slots(cache.as_deref(), &secrets)))
         };
-        let store::Opened { store, traffic } = match &operation.store {
-            Some(store) => store::stand_in(target, store, &operation.cancel),
-            None => store::open(target, &operation.cancel).await?,
-        };
-        let contents = Contents::of(&*store).await?;
+        let mut repository = Self::without_keys(target, cache, operation).await?;
         // Before the first push, so that what is missing is not found out half-way.
-        if if_missing == IfMissing::Create && contents.objects == 0 {
-            store.check_access().await?;
+        if if_missing == IfMissing::Create && repository.contents.objects == 0 {
+            repository.store.check_access().await?;
         }
         let (slots, opened) = remembered.await?;
-        let mut repository = Self {
-            store,
-            traffic,
-            cache,
-            contents,
-            keyring: Keyring::plain(),
-            slots: Arc::default(),
-            warnings: Vec::new(),
-        };
         repository.open_keyring(secrets, slots, opened, if_missing, operation).await?;
         Ok(repository)
     }
 
-    /// The repository with every listed slot, also where no secret opens one: then it has the keyring of an unencrypted
-    /// one.
+    /// The repository with what is listed in it, and with the keyring of an unencrypted one.
+    async fn without_keys(target: &Target, cache: Option<Arc<Cache>>, operation: &Operation) -> Result<Self> {
+        let store::Opened { store, traffic } = match &operation.store {
+            Some(store) => store::stand_in(target, store, &operation.cancel),
+            None => store::open(target, &operation.cancel).await?,
+        };
+        let contents = Arc::new(Contents::of(&*store).await?);
+        let (keyring, slots, warnings) = (Keyring::plain(), Arc::default(), Vec::new());
+        Ok(Self { store, traffic, cache, contents, keyring, slots, warnings })
+    }
+
+    /// The repository with every listed slot, and the ids of those that a configured secret opens. Where none does, it has the
+    /// keyring of an unencrypted one.
     ///
     /// # Errors
     /// Those of [`store::open`] and of the store.
@@ -127,20 +127,26 @@ impl Repository {
         target: &Target,
         cache: Option<Arc<Cache>>,
         operation: &Operation,
-    ) -> Result<(Self, Vec<(SlotId, Result<Slot>)>)> {
+    ) -> Result<(Self, Vec<(SlotId, Result<Slot>)>, HashSet<SlotId>)> {
         let secrets = Secrets::of(target)?;
-        let store::Opened { store, traffic } = store::open(target, &operation.cancel).await?;
-        let contents = Contents::new(store.list("").await?);
-        let (keyring, slots, warnings) = (Keyring::plain(), Arc::default(), Vec::new());
-        let mut repository = Self { store, traffic, cache, contents, keyring, slots, warnings };
+        let mut repository = Self::without_keys(target, cache, operation).await?;
         let slots = repository.read_slots().await?;
-        let (opened, slots) = blocking(move || Ok((Keyring::open(&secrets, &slots, HashMap::new()), slots))).await?;
-        match opened {
+        let open = move || {
+            let mut opened = HashMap::new();
+            for (id, slot) in slots.iter().filter_map(|(id, slot)| Some((*id, slot.as_ref().ok()?))) {
+                opened.extend(secrets.open(slot)?.map(|key| (id, key)));
+            }
+            let ids: HashSet<SlotId> = opened.keys().copied().collect();
+            // What they open was just tried.
+            Ok((Keyring::open(&Secrets::none(), &slots, opened), slots, ids))
+        };
+        let (keyring, slots, opened) = blocking(open).await?;
+        match keyring {
             Ok(keyring) => repository.keyring = keyring,
             Err(error) if matches!(error.code(), Code::WrongKey | Code::Corrupt) => {}
             Err(error) => return Err(error),
         }
-        Ok((repository, slots))
+        Ok((repository, slots, opened))
     }
 
     async fn open_keyring(
@@ -357,6 +363,16 @@ impl Repository {
         Keyring::open(&none, &slots, opened)
     }
 
+    /// The time by the store's clock.
+    ///
+    /// # Errors
+    /// `CONFIG` when that is no time in this calendar.
+    pub fn now(&self) -> Result<jiff::Timestamp> {
+        jiff::Timestamp::try_from(self.store.now()).map_err(|error| {
+            Error::new(Code::Config, format!("the clock shows no usable time: {error}")).advise("set the clock")
+        })
+    }
+
     /// Requests and bytes so far.
     #[must_use]
     pub fn stats(&self) -> StoreStats {
@@ -368,7 +384,7 @@ impl Repository {
     /// # Errors
     /// Those of [`Store::list`](crate::store::Store::list).
     pub async fn refresh(&mut self) -> Result<()> {
-        self.contents = Contents::of(&*self.store).await?;
+        self.contents = Arc::new(Contents::of(&*self.store).await?);
         Ok(())
     }
 
@@ -493,17 +509,36 @@ impl Repository {
                 result => return result,
             }
         }
-        Err(Error::new(Code::Network, "the index keeps changing; other machines are pruning").retryable())
+        Err(Error::new(Code::Network, "the index keeps changing: other machines are pruning")
+            .advise("try again in a few minutes")
+            .retryable())
     }
 
     async fn try_load_index(&self, unnamed: Unnamed) -> Result<Index> {
+        let read = |id: IndexId| {
+            let repository = self.clone();
+            async move { (id, repository.index_object(id).await) }
+        };
+        let mut results = Vec::with_capacity(self.contents.indexes.len());
+        // That it was cancelled, the store says by itself.
+        in_parallel(
+            PARALLEL_INDEX_OBJECTS,
+            self.contents.indexes.keys().copied().map(read),
+            &Operation::default(),
+            |result| {
+                results.push(result);
+                Ok(())
+            },
+        )
+        .await?;
+        results.sort_by_key(|(id, _)| *id);
         let (mut objects, mut unreadable, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
-        for id in self.contents.indexes.keys() {
-            match self.index_object(*id).await {
+        for (id, result) in results {
+            match result {
                 Ok(object) => objects.push(object),
                 Err(error) if matches!(error.code(), Code::Corrupt | Code::WrongKey) => {
                     tracing::warn!(%error, "an index object cannot be read");
-                    damaged.extend((error.code() == Code::Corrupt).then_some(*id));
+                    damaged.extend((error.code() == Code::Corrupt).then_some(id));
                     unreadable.push(error.to_string());
                 }
                 Err(error) => return Err(error),
@@ -516,9 +551,10 @@ impl Repository {
             recovered.extend(packs.iter().map(|pack| pack.id));
             objects.push(IndexObject { live: packs, ..IndexObject::default() });
         }
-        let packs = self.contents.packs.clone();
+        let contents = Arc::clone(&self.contents);
         let sealed = !self.keyring.is_plain();
-        let usable = move |pack: &PackEntry| packs.get(&pack.id).is_some_and(|stored| stored.size == pack.size);
+        let usable =
+            move |pack: &PackEntry| contents.packs.get(&pack.id).is_some_and(|stored| stored.size == pack.size);
         let build = move || {
             let mut index = Index::new(objects, usable);
             (index.unreadable, index.damaged_objects, index.recovered) = (unreadable, damaged, recovered);

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -41,7 +41,7 @@ struct Place {
 pub(super) struct Target {
     directory: Dir,
     /// For messages.
-    shown: std::path::PathBuf,
+    shown: PathBuf,
     files: Vec<Entry>,
     /// How many bytes each file still lacks.
     lacking: Vec<AtomicU64>,
@@ -166,6 +166,11 @@ impl Target {
 
     fn failed(&self, what: &str, path: &str, error: io::Error) -> Error {
         Error::io(what, &self.shown.join(path), error)
+    }
+
+    /// Where a file is written, for messages.
+    pub(super) fn path_of(&self, file: &Entry) -> PathBuf {
+        self.shown.join(&file.path)
     }
 
     fn create_dir(&self, path: &str) -> Result<()> {

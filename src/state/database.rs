@@ -1,21 +1,26 @@
-//! SQLite databases: consistent copies without credentials, and putting a copy back without losing this machine's own.
+//! SQLite databases: consistent copies of them, and putting one back, be it under whoever has it open. Which rows of
+//! OpenClaw's stay home, or are kept, is in `database/own_rows.rs`.
 //!
 //! A copy is made by `VACUUM INTO`, inside one read transaction: it is consistent whoever writes meanwhile, holds
 //! nothing of what free pages remember, keeps every rowid (plain `VACUUM` renumbers tables that have neither an INTEGER
 //! PRIMARY KEY nor an index), and has no write-ahead log beside it.
 
-use std::collections::{BTreeMap, HashSet};
+mod own_rows;
+
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OpenFlags};
 
 use super::private::create_private_file;
 use super::scan::Signature;
 use crate::error::{Code, Error, Result};
+
+use own_rows::remove_rows_that_stay_home;
+pub use own_rows::{Run, check_version, keep_rows_of_this_machine, move_to};
 
 /// How every SQLite database starts (<https://sqlite.org/fileformat2.html>, section 1.3).
 pub const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -24,58 +29,6 @@ pub const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long between two attempts where SQLite does not wait by itself.
 const BUSY_STEP: Duration = Duration::from_millis(20);
-
-/// Tables whose rows are credentials or identities of this machine: never in a snapshot, kept by a rollback.
-const SECRET_TABLES: &[&str] = &[
-    // state/openclaw.sqlite
-    "audit_identity_keys",
-    "apns_registrations",
-    "channel_ingress_events",
-    "channel_pairing_requests",
-    "clawhub_promotion_claims",
-    "config_revision_keys",
-    "device_auth_tokens",
-    "device_bootstrap_tokens",
-    "device_identities",
-    "device_pairing_join_codes",
-    "device_pairing_paired",
-    "gateway_origin_device_tokens",
-    "mcp_oauth_pending_authorizations",
-    "mcp_oauth_stores",
-    "native_hook_relay_bridges",
-    "secret_store_entries",
-    "web_push_subscriptions",
-    "worker_environment_credentials",
-    // agents/<id>/agent/openclaw-agent.sqlite
-    "auth_profile_state",
-    "auth_profile_store",
-    "session_suggestions",
-];
-
-/// Tables that say who is running or what is about to be delivered: never in a snapshot, and empty after a rollback,
-/// since nothing runs then.
-const VOLATILE_TABLES: &[&str] = &["state_leases", "agent_database_leases", "delivery_queue_entries"];
-
-/// Rows that would bring back what was to be gone by a certain time, by table and condition: never in a snapshot, as in
-/// `OpenClaw`'s own backups.
-const EXPIRING_ROWS: &[(&str, &str)] = &[("plugin_blob_entries", "expires_at IS NOT NULL")];
-
-/// The policy for commands that agents run. With it in one JSON text is the token of this machine's approval socket.
-const EXEC_APPROVALS: &str = "exec_approvals_config";
-const SOCKET_TOKEN: &str = "$.socket.token";
-
-/// Those of them that a run needs to go on.
-const LEASE_TABLES: &[&str] = &["state_leases", "agent_database_leases"];
-
-/// Rows of `config_machine_state` that are credentials, by the start of their key.
-const SECRET_KEYS: &[&str] = &["authProfiles.", "nodeHost.", "webPush.vapidKeys"];
-
-/// Rows of `config_machine_state` that are no secret but this machine's own: a rollback does not take back which plugins
-/// are installed.
-const MACHINE_KEYS: &[&str] = &["plugins.installedIndex"];
-
-/// Where keyed machine state lies, and what its key column is called.
-const MACHINE_STATE: &str = "config_machine_state";
 
 /// OpenClaw's databases by name; the tables above mean nothing in anyone else's.
 #[must_use]
@@ -288,209 +241,6 @@ fn copy_pages(source: &Path, copy: &Path) -> rusqlite::Result<()> {
     }
 }
 
-/// Deletes from a copy what must not leave the machine; says whether there was anything.
-fn remove_rows_that_stay_home(copy: &Path) -> Result<bool> {
-    let remove = || -> rusqlite::Result<bool> {
-        let connection = open_copy(copy)?;
-        let mut removed = 0;
-        let mut emptied = HashSet::new();
-        let whole = SECRET_TABLES.iter().chain(VOLATILE_TABLES).map(|table| (*table, "true"));
-        for (table, condition) in whole.chain(EXPIRING_ROWS.iter().copied()) {
-            if has_table(&connection, "main", table)? {
-                removed += connection.execute(&format!("DELETE FROM \"{table}\" WHERE {condition}"), [])?;
-                emptied.insert(table.to_owned());
-            }
-        }
-        if let Some(key) = machine_state_key(&connection, "main")? {
-            for start in SECRET_KEYS {
-                let sql = format!("DELETE FROM {MACHINE_STATE} WHERE {}", starts_with(&key, start));
-                removed += connection.execute(&sql, [])?;
-            }
-        }
-        if has_table(&connection, "main", EXEC_APPROVALS)? {
-            // One that is no JSON says nothing to OpenClaw, and may hold the token anywhere.
-            removed +=
-                connection.execute(&format!("DELETE FROM {EXEC_APPROVALS} WHERE NOT json_valid(raw_json)"), [])?;
-            let sql = format!(
-                "UPDATE {EXEC_APPROVALS} SET raw_json = json_remove(raw_json, ?1), has_socket_token = 0
-                 WHERE json_extract(raw_json, ?1) IS NOT NULL"
-            );
-            removed += connection.execute(&sql, [SOCKET_TOKEN])?;
-        }
-        if removed > 0 {
-            remove_orphans(&connection, emptied)?;
-        }
-        connection.close().map_err(|(_, error)| error)?;
-        Ok(removed > 0)
-    };
-    remove().map_err(failed("clean a copy of", copy))
-}
-
-/// Deletes rows that point to what is not there, as `SQLite` would have done with foreign keys on, if the table of one or
-/// the other is among `changed`. What does not come from these changes stays as it is.
-fn remove_orphans(connection: &Connection, mut changed: HashSet<String>) -> rusqlite::Result<()> {
-    struct Reference {
-        table: String,
-        parent: String,
-        sets_null: bool,
-        /// Pairs of columns.
-        columns: Vec<(String, String)>,
-    }
-    let mut references: BTreeMap<(String, i64), Reference> = BTreeMap::new();
-    // Without the name of a column the parent's primary key is meant, part by part.
-    let mut query = connection.prepare(
-        "SELECT t.name, f.id, f.\"table\", f.on_delete, f.\"from\",
-                coalesce(f.\"to\", (SELECT name FROM pragma_table_info(f.\"table\") WHERE pk = f.seq + 1))
-         FROM main.sqlite_schema t, pragma_foreign_key_list(t.name, 'main') f
-         WHERE t.type = 'table' ORDER BY t.name, f.id, f.seq",
-    )?;
-    let mut rows = query.query([])?;
-    while let Some(row) = rows.next()? {
-        let (table, id, parent): (String, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        let (action, from): (String, String) = (row.get(3)?, row.get(4)?);
-        // A parent that is no table has no key.
-        let Some(to) = row.get::<_, Option<String>>(5)? else { continue };
-        let reference = references.entry((table.clone(), id)).or_insert_with(|| Reference {
-            table,
-            parent,
-            sets_null: action == "SET NULL",
-            columns: Vec::new(),
-        });
-        reference.columns.push((from, to));
-    }
-    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-    loop {
-        let mut removed_from = Vec::new();
-        for Reference { table, parent, sets_null, columns } in references.values() {
-            let is_known = has_table(connection, "main", parent)?;
-            if !is_known || !(changed.contains(table) || changed.contains(parent)) {
-                continue;
-            }
-            let each = |part: &dyn Fn(&String, &String) -> String, between: &str| {
-                columns.iter().map(|(from, to)| part(from, to)).collect::<Vec<_>>().join(between)
-            };
-            let child = quoted(table);
-            let is_set = each(&|from, _| format!("{child}.{} IS NOT NULL", quoted(from)), " AND ");
-            let equal = each(&|from, to| format!("parent.{} = {child}.{}", quoted(to), quoted(from)), " AND ");
-            let orphaned =
-                format!("{is_set} AND NOT EXISTS (SELECT 1 FROM {} AS parent WHERE {equal})", quoted(parent));
-            let sql = if *sets_null {
-                let nothing = each(&|from, _| format!("{} = NULL", quoted(from)), ", ");
-                format!("UPDATE main.{child} SET {nothing} WHERE {orphaned}")
-            } else {
-                format!("DELETE FROM main.{child} WHERE {orphaned}")
-            };
-            if connection.execute(&sql, [])? > 0 && !sets_null {
-                removed_from.push(table.clone());
-            }
-        }
-        // What pointed to these rows is next.
-        if removed_from.is_empty() {
-            return Ok(());
-        }
-        changed.extend(removed_from);
-    }
-}
-
-/// Opens a private copy for changes that must not set off the database's own triggers or foreign keys.
-fn open_copy(copy: &Path) -> rusqlite::Result<Connection> {
-    let connection =
-        Connection::open_with_flags(copy, OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
-    connection.pragma_update(None, "secure_delete", true)?;
-    connection.pragma_update(None, "journal_mode", "MEMORY")?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    Ok(connection)
-}
-
-fn has_table(connection: &Connection, schema: &str, table: &str) -> rusqlite::Result<bool> {
-    let sql = format!("SELECT 1 FROM {schema}.sqlite_schema WHERE type = 'table' AND name = ?1");
-    Ok(connection.query_row(&sql, [table], |_| Ok(())).optional()?.is_some())
-}
-
-fn columns(connection: &Connection, schema: &str, table: &str) -> rusqlite::Result<Vec<String>> {
-    // Hidden and generated columns cannot be inserted; `table_xinfo` marks them.
-    connection
-        .prepare("SELECT name FROM pragma_table_xinfo(?1, ?2) WHERE hidden = 0")?
-        .query_map([table, schema], |row| row.get(0))?
-        .collect()
-}
-
-/// The column of `config_machine_state` that holds the key: the first of its primary key.
-fn machine_state_key(connection: &Connection, schema: &str) -> rusqlite::Result<Option<String>> {
-    connection
-        .query_row(
-            "SELECT name FROM pragma_table_info(?1, ?2) WHERE pk > 0 ORDER BY pk LIMIT 1",
-            [MACHINE_STATE, schema],
-            |row| row.get(0),
-        )
-        .optional()
-}
-
-/// A condition for rows whose column begins with a constant of this file. (`LIKE` would ignore case.)
-fn starts_with(column: &str, start: &str) -> String {
-    format!("substr(\"{column}\", 1, {}) = '{start}'", start.len())
-}
-
-/// Whether the gateway run that wrote the live database goes on with the one that takes its place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Run {
-    /// It is over: nobody holds a lease.
-    Over,
-    /// It goes on, at least until it has stopped in an orderly way: its leases are kept.
-    GoesOn,
-}
-
-/// Gives a staged database, about to replace `live`, the rows that are this machine's own: its credentials, its
-/// identities, its record of installed plugins. `false` when the live database is too damaged to give them.
-///
-/// # Errors
-/// `IO` when the staged database does not take them.
-pub fn keep_rows_of_this_machine(live: &Path, staged: &Path, run: Run) -> Result<bool> {
-    if !is_openclaws(live) || !live.is_file() {
-        return Ok(true);
-    }
-    // The live file is read through a copy, so that no connection to it outlives this call and holds a lock.
-    let own = staged.with_extension("own");
-    let copied = match vacuum_into(live, &own) {
-        // What is left of a damaged database may still give its small tables.
-        Err(error) if error.code() != Code::Locked => copy_files(live, &own),
-        result => result,
-    };
-    let kept = match copied {
-        Ok(()) => copy_own_rows(&own, staged, run),
-        Err(error) => return Err(error),
-    };
-    for file in [own.clone()].into_iter().chain(side_files(&own)).filter(|file| file.exists()) {
-        std::fs::remove_file(&file).map_err(|error| Error::io("remove", &file, error))?;
-    }
-    match kept {
-        Ok(()) => Ok(true),
-        Err(error) if is_damage(&error) => Ok(false),
-        Err(error) => Err(failed("keep this machine's credentials in", staged)(error)),
-    }
-}
-
-/// Has a staged database of `OpenClaw` speak of this state directory: scheduled jobs are filed under an absolute path, and
-/// those of another directory are not seen.
-///
-/// # Errors
-/// `IO`.
-pub fn move_to(staged: &Path, state_dir: &Path) -> Result<()> {
-    let file = |folder: &str| format!("{folder}/cron/jobs.json");
-    let own = file(&state_dir.to_string_lossy());
-    let rewrite = || -> rusqlite::Result<()> {
-        let connection = open_copy(staged)?;
-        if columns(&connection, "main", "cron_jobs")?.iter().any(|column| column == "store_key") {
-            let sql = "UPDATE OR IGNORE cron_jobs SET store_key = ?1 WHERE store_key LIKE ?2 AND store_key <> ?1";
-            connection.execute(sql, [&own, &file("%")])?;
-        }
-        connection.close().map_err(|(_, error)| error)
-    };
-    rewrite().map_err(failed("adapt", staged))
-}
-
 fn is_damage(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
     matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
@@ -506,60 +256,6 @@ fn copy_files(live: &Path, copy: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn copy_own_rows(own: &Path, staged: &Path, run: Run) -> rusqlite::Result<()> {
-    let connection = open_copy(staged)?;
-    connection.execute("ATTACH ?1 AS own", [own.to_string_lossy()])?;
-    connection.execute_batch("BEGIN IMMEDIATE")?;
-    let take = |table: &str, condition: &str| -> rusqlite::Result<()> {
-        let staged_columns = columns(&connection, "main", table)?;
-        let common: Vec<_> = columns(&connection, "own", table)?
-            .into_iter()
-            .filter(|column| staged_columns.contains(column))
-            .map(|column| format!("\"{}\"", column.replace('"', "\"\"")))
-            .collect();
-        let list = common.join(", ");
-        connection.execute(&format!("DELETE FROM main.\"{table}\" WHERE {condition}"), [])?;
-        connection.execute(
-            &format!("INSERT INTO main.\"{table}\" ({list}) SELECT {list} FROM own.\"{table}\" WHERE {condition}"),
-            [],
-        )?;
-        Ok(())
-    };
-    let of_the_run: &[&str] = if run == Run::GoesOn { LEASE_TABLES } else { &[] };
-    let mut taken = HashSet::new();
-    let in_both = |table: &str| -> rusqlite::Result<bool> {
-        Ok(has_table(&connection, "main", table)? && has_table(&connection, "own", table)?)
-    };
-    for table in SECRET_TABLES.iter().chain(of_the_run) {
-        if in_both(table)? {
-            take(table, "true")?;
-            taken.insert((*table).to_owned());
-        }
-    }
-    if in_both(EXEC_APPROVALS)? {
-        let sql = format!(
-            "UPDATE main.{EXEC_APPROVALS} AS staged
-             SET raw_json = json_set(staged.raw_json, ?1, json_extract(live.raw_json, ?1)), has_socket_token = 1
-             FROM own.{EXEC_APPROVALS} AS live
-             WHERE live.config_key = staged.config_key AND json_valid(live.raw_json) AND json_valid(staged.raw_json)
-               AND json_extract(live.raw_json, ?1) IS NOT NULL"
-        );
-        connection.execute(&sql, [SOCKET_TOKEN])?;
-    }
-    // A credential for something that the snapshot does not know is one for nothing.
-    remove_orphans(&connection, taken)?;
-    let keys = (machine_state_key(&connection, "main")?, machine_state_key(&connection, "own")?);
-    if let (Some(key), Some(own_key)) = keys
-        && key == own_key
-    {
-        for start in SECRET_KEYS.iter().chain(MACHINE_KEYS) {
-            take(MACHINE_STATE, &starts_with(&key, start))?;
-        }
-    }
-    connection.execute_batch("COMMIT; DETACH own")?;
-    connection.close().map_err(|(_, error)| error)
 }
 
 /// Copies a live database as it is, all pages of one moment, into a new file.
@@ -610,29 +306,6 @@ pub fn check_integrity(path: &Path) -> Result<()> {
         // A schema that uses a module or function of its owner's cannot be checked from here; its bytes were.
         Err(error) if error.to_string().contains("no such") => Ok(()),
         Err(error) => Err(Error::corrupt(&path.display().to_string(), error)),
-    }
-}
-
-/// Whether `OpenClaw`'s staged database is of a schema that this machine's `OpenClaw` knows: no newer one than that of the
-/// live database, which it has brought up to date.
-///
-/// # Errors
-/// `CONFIG` when it is newer.
-pub fn check_version(live: &Path, staged: &Path) -> Result<()> {
-    let version = |path: &Path| -> Option<i64> {
-        let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
-        let connection = Connection::open_with_flags(path, flags).ok()?;
-        connection.pragma_query_value(None, "user_version", |row| row.get(0)).ok()
-    };
-    match (version(live), version(staged)) {
-        (Some(here), Some(there)) if there > here && here > 0 => {
-            let problem =
-                format!("{} in the snapshot has schema {there}, and this OpenClaw uses {here}", live.display());
-            Err(Error::new(Code::Config, problem).at_path(live.display().to_string()).advise(
-                "update OpenClaw to the version that the snapshot was taken with, and start it once; then try again",
-            ))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -21,7 +21,6 @@ const SCRATCH: &str = "drill";
 const MACHINE: &str = "machine-id";
 /// The file in it with the snapshot from which on the owner has agreed to what the state holds.
 const ACCEPTED: &str = "accepted-shrink";
-
 /// The folder in it where a snapshot of 0.1.x lies while it is imported.
 const IMPORT: &str = "import";
 
@@ -306,6 +305,17 @@ pub fn write_durably(path: &Path, content: &[u8]) -> Result<()> {
 pub fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(parent) if cfg!(unix) => File::open(parent)?.sync_all(),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a file; nothing to do when there is none.
+///
+/// # Errors
+/// `IO`.
+pub fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
         _ => Ok(()),
     }
 }

@@ -5,6 +5,8 @@
 //! moves out of it. The swap counts as done once the journal is gone. [`recover`] finishes what a crash interrupted, or
 //! takes it back if it cannot be finished.
 
+mod volumes;
+
 use std::collections::hash_map::Entry::Vacant;
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -15,21 +17,15 @@ use cap_std::fs::Dir;
 use serde::{Deserialize, Serialize};
 
 use super::database::{self, Exclusive};
-use super::places::{Place, Places, join};
-use super::private::{FOLDER, PrivateFolder, remove_tree, sync_parent, write_durably};
-use crate::error::{Code, Error, Result};
+use super::places::Places;
+use super::private::{PrivateFolder, create_private_dir, remove_file, remove_tree, sync_parent, write_durably};
+use crate::error::{Error, Result, to_json};
 use crate::repository::restore::{set_mode, sha256_of, time};
 use crate::repository::tree::{Entry, Kind};
 
-/// Holds everything of a swap under way, in the private folder.
-const SWAP: &str = "rollback";
-/// Where what could not be saved elsewhere stays after it was replaced, in the private folder.
-pub const SET_ASIDE: &str = "set-aside";
-/// The same two at the top of another volume, for instance a workspace outside the state directory: nothing can be renamed
-/// across file systems.
-const SWAP_IN_VOLUME: &str = ".b2-backup-rollback";
-/// What [`SET_ASIDE`] is called at the top of another volume.
-pub const SET_ASIDE_IN_VOLUME: &str = ".b2-backup-set-aside";
+pub use volumes::{SET_ASIDE, SET_ASIDE_IN_VOLUME};
+use volumes::{SWAP, Volumes, stays_inside};
+
 /// What is to come, and what was taken away, in each of the folders of a swap.
 const NEW: &str = "new";
 const OLD: &str = "old";
@@ -107,88 +103,6 @@ struct Journal {
     steps: Vec<Step>,
 }
 
-/// A part of the state within which things can be renamed: a place, or a file system that is mounted in one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Volume {
-    place: Place,
-    is_mount: bool,
-}
-
-impl Volume {
-    /// The path below the volume's directory of what is called `name`, if it lies in it. A mount point does not lie in what
-    /// is mounted there.
-    fn below<'n>(&'n self, name: &'n str) -> Option<&'n str> {
-        let below = self.place.below(name).filter(|below| !(self.is_mount && below.is_empty()))?;
-        Some(if below.is_empty() { "." } else { below })
-    }
-
-    /// What holds everything of a swap, below the volume's directory.
-    fn swap_folder(&self) -> String {
-        if self.place.name.is_empty() { format!("{FOLDER}/{SWAP}") } else { SWAP_IN_VOLUME.into() }
-    }
-
-    /// What holds what is set aside.
-    fn set_aside(&self) -> String {
-        if self.place.name.is_empty() { format!("{FOLDER}/{SET_ASIDE}") } else { SET_ASIDE_IN_VOLUME.into() }
-    }
-}
-
-/// All volumes of a state, that of the state directory first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Volumes(Vec<Volume>);
-
-impl Volumes {
-    fn of(places: &Places) -> Self {
-        let volumes = places.all().iter().flat_map(|place| {
-            let mounts = if place.file.is_none() { mounts_below(&place.directory) } else { Vec::new() };
-            let mounted = mounts.into_iter().map(|mount| Volume {
-                place: Place { name: join(&place.name, &mount), directory: place.directory.join(mount), file: None },
-                is_mount: true,
-            });
-            std::iter::once(Volume { place: place.clone(), is_mount: false }).chain(mounted).collect::<Vec<_>>()
-        });
-        Self(volumes.collect())
-    }
-
-    /// The innermost volume that holds `name`, and the path below its directory.
-    fn find<'n>(&'n self, name: &'n str) -> (usize, &'n str) {
-        let holding = self.0.iter().enumerate().filter_map(|(number, volume)| Some((number, volume.below(name)?)));
-        holding.max_by_key(|(number, _)| self.0[*number].place.name.len()).unwrap_or((0, name))
-    }
-
-    fn locate(&self, name: &str) -> PathBuf {
-        let (number, below) = self.find(name);
-        self.0[number].place.directory.join(below)
-    }
-
-    /// All folders that hold something of a swap.
-    fn swap_folders(&self) -> impl Iterator<Item = PathBuf> {
-        self.0.iter().map(|volume| volume.place.directory.join(volume.swap_folder()))
-    }
-
-    /// Follows a state directory that was moved as a whole.
-    fn move_to(&mut self, state_dir: &Path) {
-        let before = self.0[0].place.directory.clone();
-        for Volume { place, .. } in &mut self.0 {
-            if let Ok(below) = place.directory.strip_prefix(&before) {
-                place.directory = state_dir.join(below);
-            }
-        }
-    }
-
-    /// Whether all names are those of something below, and all directories can only mean one. This program wrote them to its
-    /// private folder, but the disk is not trusted with where files go.
-    fn make_sense(&self) -> bool {
-        let is_sound = |volume: &Volume| {
-            let Place { name, directory, file } = &volume.place;
-            let is_name = |name: &String| stays_inside(name);
-            directory.is_absolute() && (name.is_empty() || is_name(name)) && file.as_ref().is_none_or(is_name)
-        };
-        self.0.first().is_some_and(|first| first.place.name.is_empty()) && self.0.iter().all(is_sound)
-    }
-}
-
 /// Whether these bytes are a journal that may be followed, for [`crate::fuzzing`].
 pub(crate) fn is_journal(bytes: &[u8]) -> bool {
     Journal::parse(bytes).is_some_and(|journal| {
@@ -226,7 +140,7 @@ impl Swap {
                     .map_err(|error| Error::io("remove", &path, error))?;
             }
         }
-        super::private::create_private_dir(&swap.folder.join(NEW))?;
+        create_private_dir(&swap.folder.join(NEW))?;
         Ok((swap, lacking.into_iter().cloned().collect()))
     }
 
@@ -310,8 +224,7 @@ impl Journal {
     }
 
     fn write(&self, folder: &Path) -> Result<()> {
-        let bytes = serde_json::to_vec(self).map_err(|error| Error::new(Code::Io, error.to_string()))?;
-        write_durably(&folder.join(JOURNAL), &bytes)
+        write_durably(&folder.join(JOURNAL), &to_json(self)?)
     }
 }
 
@@ -320,11 +233,7 @@ impl Journal {
 /// # Errors
 /// `IO`.
 pub fn drop_prepared(places: &Places, folder: &PrivateFolder) -> Result<()> {
-    let path = folder.path(PREPARED);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", &path, error)),
-        _ => {}
-    }
+    remove_file(&folder.path(PREPARED))?;
     remove_left_over(places, folder)
 }
 
@@ -461,39 +370,6 @@ impl Step {
         | Self::SetAttributes { path, .. }) = self;
         path
     }
-}
-
-/// Whether a name of the journal stays below where it begins.
-fn stays_inside(path: &str) -> bool {
-    path.split('/').all(|segment| !matches!(segment, "" | "." | ".."))
-}
-
-/// Where other file systems are mounted in a directory, relative to it. Linux only: elsewhere such a rollback fails, and is
-/// taken back.
-fn mounts_below(directory: &Path) -> Vec<String> {
-    let (Ok(directory), Ok(mounts)) = (directory.canonicalize(), std::fs::read_to_string("/proc/self/mountinfo"))
-    else {
-        return Vec::new();
-    };
-    // The fifth field is the mount point, with spaces and the like as octal escapes (proc_pid_mountinfo(5)).
-    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter_map(unescape);
-    let mut below: Vec<String> = points
-        .filter_map(|point| Some(Path::new(&point).strip_prefix(&directory).ok()?.to_str()?.to_owned()))
-        .collect();
-    below.retain(|mount| !mount.is_empty());
-    below.sort();
-    below.dedup();
-    below
-}
-
-fn unescape(field: &str) -> Option<String> {
-    let mut parts = field.split('\\');
-    let mut bytes = parts.next()?.as_bytes().to_vec();
-    for part in parts {
-        bytes.push(u8::from_str_radix(part.get(..3)?, 8).ok()?);
-        bytes.extend_from_slice(&part.as_bytes()[3..]);
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// Performs steps, and takes them back. Every access stays within the directory of a volume.
@@ -709,7 +585,7 @@ impl Spot<'_> {
     fn overwrite(&self) -> Result<()> {
         let old = self.shown.join(&self.old);
         if !old.exists() {
-            super::private::create_private_dir(old.parent().unwrap_or(self.shown))?;
+            create_private_dir(old.parent().unwrap_or(self.shown))?;
             let part = old.with_extension("part");
             let _ = std::fs::remove_file(&part);
             database::copy_whole(&self.path(), &part)?;

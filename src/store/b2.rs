@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 use super::http::{self, ProgressClient};
 use super::s3::Place;
 use super::{Bucket, Deletion, Lifecycle};
-use crate::config::{Addressing, Secret, Target};
+use crate::config::{Addressing, PlainHttp, Secret, Target, service_url};
 use crate::error::{Code, Error, Result};
 
 /// What nothing works without, also where backups are only read.
@@ -102,7 +102,7 @@ impl Account {
         else {
             return Ok(None);
         };
-        let api = http::credential_safe_url("authorizeUrl", api).map_err(|error| {
+        let api = service_url("authorizeUrl", api, PlainHttp::Loopback).map_err(|error| {
             Error::new(Code::Network, format!("{RULES_ATTEMPT}: the answer names a URL that cannot be used"))
                 .because(error.to_string())
         })?;
@@ -123,7 +123,7 @@ impl Account {
 
     /// Asks, and checks that the key fits the bucket and the prefix, and may read.
     async fn authorize(&self) -> Result<Answer> {
-        let url = &http::credential_safe_url("authorizeUrl", &self.authorize_url)?;
+        let url = &service_url("authorizeUrl", &self.authorize_url, PlainHttp::Loopback)?;
         let pair = Zeroizing::new(format!("{}:{}", self.bucket.key_id, self.bucket.application_key.expose()));
         let authorization = Secret::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
         let answer = ask(&self.http, Request { attempt: ATTEMPT, url, authorization, body: None }).await?;
@@ -336,7 +336,7 @@ fn check(answer: &Answer, bucket: &Bucket) -> Result<()> {
     let restriction = allowed.name_prefix.as_deref().unwrap_or_default();
     if !bucket.name_of("").starts_with(restriction) {
         let problem = format!("{:?} is not below {restriction:?}, to which the key is restricted", bucket.prefix);
-        return Err(Error::config("prefix", problem));
+        return Err(Error::config("prefix", problem).advise(format!("set it to a folder below {restriction:?}")));
     }
     Ok(())
 }
@@ -365,7 +365,8 @@ fn check_bucket(allowed: &Allowed, bucket: &str) -> Result<()> {
         return Ok(());
     }
     let only = if names.is_empty() { "one that no longer exists".to_owned() } else { format!("{names:?}") };
-    Err(Error::config("bucket", format!("the key does not open {bucket:?}: it is restricted to {only}")))
+    Err(Error::config("bucket", format!("the key does not open {bucket:?}: it is restricted to {only}"))
+        .advise("use an application key for this bucket, or set bucket to that of the key"))
 }
 
 fn place_of(answer: &Answer) -> Result<Place> {
@@ -373,7 +374,7 @@ fn place_of(answer: &Answer) -> Result<Place> {
     let Some(url) = url else {
         return Err(Error::new(Code::Network, format!("{ATTEMPT}: the answer names none")).advise("set region"));
     };
-    let endpoint = http::credential_safe_url("endpoint", url).map_err(|error| {
+    let endpoint = service_url("endpoint", url, PlainHttp::Loopback).map_err(|error| {
         Error::new(Code::Network, format!("{ATTEMPT}: the answer names one that cannot be used"))
             .advise("set region")
             .because(error.to_string())

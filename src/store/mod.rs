@@ -22,7 +22,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Endpoint, Secret, Target};
+use crate::config::{Endpoint, PlainHttp, Secret, Target, service_url};
 use crate::error::{Code, Error, Result};
 
 pub use traffic::{StoreStats, Traffic};
@@ -295,11 +295,7 @@ pub async fn open(target: &Target, cancel: &CancellationToken) -> Result<Opened>
         let mut account = None;
         let place = if let Endpoint::S3(url) = &target.endpoint {
             s3::Place {
-                endpoint: if target.allow_insecure_endpoint {
-                    url.trim_end_matches('/').to_owned()
-                } else {
-                    http::credential_safe_url("endpoint", url)?
-                },
+                endpoint: service_url("endpoint", url, PlainHttp::to_endpoint(target.allow_insecure_endpoint))?,
                 region: target.region.clone().unwrap_or_else(|| "us-east-1".into()),
                 addressing: target.addressing,
             }
@@ -369,7 +365,8 @@ async fn all_pages<S: Store + ?Sized>(store: &S, prefix: &str) -> Result<Listing
             break;
         }
         if next == page {
-            return Err(Error::new(Code::Network, "the storage service repeats one page of its listing without end"));
+            return Err(Error::new(Code::Network, "the storage service repeats one page of its listing without end")
+                .advise("check endpoint"));
         }
         page = next;
     }

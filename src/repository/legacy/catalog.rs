@@ -84,18 +84,19 @@ impl Catalog {
         file.is_empty() || self.places.contains_key(&file.sha256)
     }
 
-    /// The manifest of snapshot `id`, and where the content of its files may lie: what is most likely comes first.
+    /// Takes out the manifest of snapshot `id`, and says where the content of its files may lie: what is most likely comes
+    /// first.
     ///
     /// # Errors
     /// Why it cannot be read; `NOT_FOUND` when it is not there.
-    pub fn find(mut self, id: &LegacyId) -> Result<(Manifest, Places)> {
+    pub fn take(&mut self, id: &LegacyId) -> Result<(Manifest, Places)> {
         if let Some(at) = self.unreadable.iter().position(|(unreadable, _)| unreadable == id) {
-            return Err(self.unreadable.swap_remove(at).1);
+            return Err(self.unreadable.remove(at).1);
         }
         let at = self.snapshots.binary_search_by(|(known, _)| known.cmp(id)).map_err(|_| {
             Error::new(Code::NotFound, format!("the snapshot {id} is not there any more")).in_snapshot(id.as_str())
         })?;
-        let (_, manifest) = self.snapshots.swap_remove(at);
+        let (_, manifest) = self.snapshots.remove(at);
         let places = manifest.files.iter().filter_map(|file| Some((file.sha256, self.places_of(file, id)?)));
         let places = places.collect();
         Ok((manifest, places))

@@ -4,7 +4,7 @@
 //! fit. Memory is bounded whatever their size.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -76,18 +76,18 @@ pub struct Source {
 }
 
 impl Source {
-    /// The file tree of snapshot `id`, ordered by path, and the way to its content.
+    /// The file tree of snapshot `id`, which is taken out of the catalog, ordered by path, and the way to its content.
     ///
     /// # Errors
-    /// `NOT_FOUND`, `CORRUPT`, `UNSAFE_PATH`, those of the store, `CANCELLED`.
-    pub(crate) async fn open(
+    /// Those of [`Catalog::take`]; `UNSAFE_PATH`.
+    pub(crate) fn open(
+        catalog: &mut Catalog,
         repository: &Repository,
         target: &Target,
         id: &LegacyId,
         plain: Plain,
-        operation: &Operation,
     ) -> Result<(Vec<Entry>, Self)> {
-        let (manifest, places) = Catalog::read(repository, operation).await?.find(id)?;
+        let (manifest, places) = catalog.take(id)?;
         let (store, application_key) = (Arc::clone(&repository.store), target.application_key.clone());
         let opened = AtomicBool::new(false);
         let source = Self { id: id.clone(), store, places, application_key, plain, opened };
@@ -210,7 +210,8 @@ impl Source {
             let (writing, entry) = (Arc::clone(writing), entry.clone());
             blocking(move || writing.create_whole(&entry))
         };
-        let mut receiving = Receiving { file: create.await?, key, hasher: Sha256::new(), content: None };
+        let (file, path) = (create.await?, writing.path_of(entry));
+        let mut receiving = Receiving { file, path, key, hasher: Sha256::new(), content: None };
         let mut offset = 0;
         while offset < place.size {
             let length = PIECE.min(place.size - offset);
@@ -260,6 +261,8 @@ fn named(paths: &[String]) -> String {
 /// An object on its way into a file.
 struct Receiving {
     file: cap_std::fs::File,
+    /// Of the file, for messages.
+    path: PathBuf,
     key: String,
     hasher: Sha256,
     /// What the object is, once its start is known.
@@ -300,8 +303,7 @@ impl Receiving {
             opener.update(content);
         }
         self.hasher.update(&*content);
-        std::io::Write::write_all(&mut self.file, content)
-            .map_err(|error| Error::io("write", Path::new(&self.key), error))
+        std::io::Write::write_all(&mut self.file, content).map_err(|error| Error::io("write", &self.path, error))
     }
 
     /// The file and the hash of what was written to it.
