@@ -268,6 +268,8 @@ export interface ListResult {
   snapshots: Array<SnapshotInfo>
   /** Snapshots that cannot be read: `path` is the id. */
   unreadable: Array<SnapshotException>
+  /** What the owner should look after: that the newest snapshot that this machine has seen is not listed any more. */
+  warnings: Array<string>
 }
 
 /** A file of a snapshot whose content cannot be restored. */

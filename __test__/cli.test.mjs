@@ -140,7 +140,7 @@ test("a command line that cannot be understood is a usage error that says what i
 });
 
 test("the verb may stand behind options, and values may follow an equals sign", async () => {
-  const listed = { list: async () => ({ snapshots: [], unreadable: [] }) };
+  const listed = { list: async () => ({ snapshots: [], unreadable: [], warnings: [] }) };
   const { code, calls } = await drive(["--config", "a b", `--state-dir=${root}`, "list"], listed);
   assert.equal(code, 0);
   assert.deepEqual(calls[0], ["resolveTarget", { configPath: "a b", stateDir: root }]);
@@ -254,7 +254,7 @@ test("people see tables, sizes and what is missing", async () => {
   ];
   snapshots[1].firstExceptions = [{ path: "workspace/fifo", reason: "it is neither a file nor a directory" }];
   const unreadable = [{ path: "broken", reason: "damaged" }];
-  const { stdout, stderr } = await drive(["list"], { list: async () => ({ snapshots, unreadable }) });
+  const { stdout, stderr } = await drive(["list"], { list: async () => ({ snapshots, unreadable, warnings: [] }) });
   const [head, ...rows] = stdout.trimEnd().split("\n");
   assert.match(head, /^ID +CREATED \(UTC\) +KIND +TRIGGER +HOST +FILES +SIZE +COMPLETE$/);
   assert.match(rows[0], /2026-02-19 00:00:00  regular .* 1,234  298\.1 MB  yes$/);

@@ -426,7 +426,7 @@ describe("the texts", () => {
   test("snapshots of 0.1.x are told from others, and what is uncertain about one is said before it is restored", () => {
     const old = { id: "2026-01-01T00-00-00Z", createdAt: "2026-01-01T00:00:00Z", kind: "legacy", trigger: "unknown" };
     const snapshots = [{ ...old, host: "unknown", files: 2, bytes: 7, complete: false, exceptions: 1 }];
-    assert.match(texts.list({ snapshots, unreadable: [] }), /; of 0\.1\.x, 2 files, 7 B; incomplete: 1 left out$/);
+    assert.match(texts.list({ snapshots, unreadable: [], warnings: [] }), /; of 0\.1\.x, 2 files, 7 B; incomplete: 1 left out$/);
     const warned = { ...plan, warnings: ["nothing authenticates it", "another"] };
     assert.match(texts.question(warned), /unchanged\..*\nnothing authenticates it\ndelete /);
     assert.ok(!texts.question(warned).includes("another"));
@@ -445,9 +445,9 @@ describe("the texts", () => {
     };
     const firstExceptions = ["a", "b", "c", "d"].map((path) => ({ path, reason: "unreadable" }));
     const incomplete = { ...snapshot, complete: false, exceptions: 4, firstExceptions };
-    const listed = texts.list({ snapshots: [incomplete], unreadable: [] });
+    const listed = texts.list({ snapshots: [incomplete], unreadable: [], warnings: [] });
     assert.match(listed, /; incomplete: 4 left out, such as a \(unreadable\), b \(unreadable\), c \(unreadable\)$/);
-    const text = texts.list({ snapshots: Array(25).fill(snapshot), unreadable: [] });
+    const text = texts.list({ snapshots: Array(25).fill(snapshot), unreadable: [], warnings: [] });
     assert.match(text, /^25 snapshots, newest first:\n/);
     assert.match(text, /\n\.\.\. and 15 more$/);
   });

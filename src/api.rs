@@ -303,11 +303,13 @@ pub struct ListResult {
     pub snapshots: Vec<SnapshotInfo>,
     /// Snapshots that cannot be read: `path` is the id.
     pub unreadable: Vec<SnapshotException>,
+    /// What the owner should look after: that the newest snapshot that this machine has seen is not listed any more.
+    pub warnings: Vec<String>,
 }
 
 impl From<commands::ListReport> for ListResult {
     fn from(report: commands::ListReport) -> Self {
-        Self { snapshots: convert(report.snapshots), unreadable: convert(report.unreadable) }
+        Self { snapshots: convert(report.snapshots), unreadable: convert(report.unreadable), warnings: report.warnings }
     }
 }
 

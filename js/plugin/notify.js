@@ -80,6 +80,7 @@ export function watchOutcomes({ api, settings }, engine, logger, health) {
   return (/** @type {import("./child.js").Failure | null} */ error, /** @type {any} */ report) => {
     if (!error) {
       health?.clearFailure();
+      for (const text of report?.warnings ?? []) logger.warn(`B2 backup: ${text}`);
       if (report) onShrunk(report);
       return;
     }

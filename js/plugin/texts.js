@@ -37,8 +37,8 @@ const ago = (time) => `${when(time)}, ${duration(Math.max(0, Date.now() - time))
 const reason = (name) => TRIGGERS[/** @type {keyof TRIGGERS} */ (name)] ?? oneLine(name);
 
 /** @param {import("../../index.js").ListResult} report */
-export function list({ snapshots, unreadable }) {
-  if (snapshots.length === 0 && unreadable.length === 0) return "There is no snapshot yet.";
+export function list({ snapshots, unreadable, warnings }) {
+  if (snapshots.length + unreadable.length + warnings.length === 0) return "There is no snapshot yet.";
   const line = (/** @type {SnapshotInfo} */ snapshot) => {
     const { id, createdAt, kind, trigger, host, files, bytes, complete, exceptions, firstExceptions } = snapshot;
     return [
@@ -53,6 +53,7 @@ export function list({ snapshots, unreadable }) {
   };
   const lines = [`${count(snapshots.length, "snapshot")}, newest first:`, ...first(snapshots.map(line), LISTED)];
   if (unreadable.length > 0) lines.push(`${count(unreadable.length, "snapshot")} cannot be read.`);
+  lines.push(...warnings.map((text) => `Warning: ${oneLine(text)}`));
   return lines.join("\n");
 }
 

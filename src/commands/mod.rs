@@ -7,6 +7,7 @@ pub mod drill;
 pub mod import_legacy;
 pub mod key;
 pub mod list;
+mod newest;
 mod plan;
 pub mod prune;
 pub mod pull;
@@ -316,6 +317,8 @@ pub struct ListReport {
     pub snapshots: Vec<SnapshotInfo>,
     /// Snapshots whose manifest cannot be read, with the reason.
     pub unreadable: Vec<Exception>,
+    /// What the owner should look after: that the newest snapshot that this machine has seen is not listed any more.
+    pub warnings: Vec<String>,
 }
 
 /// Options of `pull`.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::capture::{Captured, Survey};
 use super::workplace::Workplace;
-use super::{Meter, Operation, PushOptions, PushReport, Trigger, cost, prune};
+use super::{Meter, Operation, PushOptions, PushReport, Trigger, cost, newest, prune};
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
 use crate::repository::id::SnapshotId;
@@ -57,6 +57,7 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
     if !upload.index.unreadable.is_empty() {
         warnings.push(format!("the repository is damaged, run verify: {}", upload.index.unreadable.join("; ")));
     }
+    warnings.extend(newest::missing(&upload.repository).iter().map(newest::warning));
     warnings.extend(upload.healing());
     let mut shrunk = None;
     let snapshot = if upload.is_unchanged() {
@@ -251,6 +252,7 @@ impl<'w> Upload<'w> {
     /// Those of the store; a retryable `NETWORK` when another machine deleted meanwhile what this push relied on.
     pub(super) async fn commit(&mut self, trigger: Trigger, shrunk: bool) -> Result<SnapshotId> {
         let id = self.write(&Origin::Taken(trigger), shrunk).await?;
+        newest::note_own(&self.repository, &id);
         self.remember(Some(&id));
         Ok(id)
     }

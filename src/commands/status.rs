@@ -2,6 +2,7 @@
 
 use super::drill::Record;
 use super::list::{Summaries, info, summaries};
+use super::newest;
 use super::prune::{hidden_snapshots, own_snapshots, shrink};
 use super::workplace::cache_for_reading;
 use super::{Operation, Shrink, StatusOptions, StatusReport, cost};
@@ -40,7 +41,8 @@ pub async fn status(target: &Target, options: &StatusOptions, operation: &Operat
     let (contents, store) = (&repository.contents, &repository.store);
     let hidden = store.hidden().await?;
     let deletion = store.deletion().await?;
-    let warnings = warnings(hidden.as_ref(), deletion, store.lifecycle().await?);
+    let mut warnings = warnings(hidden.as_ref(), deletion, store.lifecycle().await?);
+    warnings.extend(newest::missing(&repository).iter().map(newest::warning));
     let cost = match options.pushes_per_month {
         Some(pushes) if !matches!(target.endpoint, Endpoint::Directory(_)) => {
             let billed_bytes = contents.bytes + hidden.as_ref().map_or(0, |hidden| hidden.bytes);
