@@ -109,7 +109,7 @@ impl Code {
                  What is lost is named file by file; `--partial` restores the rest.",
             ),
             Self::NotFound => (
-                "There is no such snapshot, or no such path in it.",
+                "There is no such snapshot, no such path in it, or no such key slot.",
                 "`openclaw-b2-backup list` shows what there is; check `prefix`, which must be that of the machine that pushed.",
             ),
             Self::SnapshotMissing => (
@@ -135,8 +135,8 @@ impl Code {
                 "Correct it; [configuration.md](configuration.md) has every field.",
             ),
             Self::Io => (
-                "This machine's file system refused something. The message names the path.",
-                "Free space, check owner and permissions, or the disk.",
+                "This machine's file system refused something, and the message names the path; or a part of the installation is missing.",
+                "Free space, check owner and permissions, or the disk; install again, with optional dependencies.",
             ),
             Self::Cancelled => (
                 "It was interrupted, or the question was not answered with yes.",
