@@ -87,7 +87,7 @@ impl Code {
             Self::Auth => (
                 "The storage service refused the credentials, or the key lacks a capability that the message names.",
                 "Check `keyId` and `applicationKey`; [providers.md](providers.md#the-key) says what the key must be allowed. \
-                 A clock that is off by minutes is refused as well.",
+                 If it names the clock, set this machine's.",
             ),
             Self::BucketNotFound => (
                 "There is no such bucket, or this key may not see it.",
