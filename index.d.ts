@@ -406,6 +406,11 @@ export interface PushResult {
   warnings: Array<string>
   /** That the state has lost most of its files, so that nothing is pruned until the owner agrees; null when it has not. */
   shrunk: Shrink | null
+  /**
+   * The newest snapshot that this machine had seen, when neither it nor a newer one was listed any more, else null. It is one
+   * of the warnings, too.
+   */
+  missing: string | null
   /** How long it took, in milliseconds. */
   durationMs: number
 }

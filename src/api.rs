@@ -209,6 +209,9 @@ pub struct PushResult {
     pub warnings: Vec<String>,
     /// That the state has lost most of its files, so that nothing is pruned until the owner agrees; null when it has not.
     pub shrunk: Option<Shrink>,
+    /// The newest snapshot that this machine had seen, when neither it nor a newer one was listed any more, else null. It is one
+    /// of the warnings, too.
+    pub missing: Option<String>,
     /// How long it took, in milliseconds.
     pub duration_ms: f64,
 }
@@ -227,6 +230,7 @@ impl From<commands::PushReport> for PushResult {
             exceptions: convert(report.exceptions),
             warnings: report.warnings,
             shrunk: report.shrunk.map(Into::into),
+            missing: report.missing,
             duration_ms: milliseconds(report.duration),
         }
     }

@@ -83,6 +83,7 @@ fn a_push_says_that_the_newest_snapshot_is_missing_and_takes_another_one() {
     // Nothing has changed, but what is as in the missing snapshot is not stored any more.
     let report = bench.push();
     assert!(report.warnings.iter().any(|warning| warning.contains(&missing)), "{:?}", report.warnings);
+    assert_eq!(report.missing.as_ref(), Some(&missing));
     let again = report.snapshot.unwrap();
     assert_eq!(bench.list(), [again.clone(), old]);
     assert_eq!((listed(&bench, &bench.target).warnings.len(), status_warnings(&bench).len()), (0, 0));

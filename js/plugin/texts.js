@@ -207,6 +207,12 @@ export function drilled({ snapshot, files, bytes, databases, problems, skipped }
   return `B2 backup: ${snapshot} cannot be restored wholly, as a drill has shown: ${more}. ${advice}`;
 }
 
+/** @param {string} snapshot */
+export function missing(snapshot) {
+  const what = `${snapshot}, the newest snapshot that this machine had seen, was not in the bucket any more at the last backup`;
+  return `B2 backup: ${oneLine(what)}. Backups never remove the newest one: look at what happened there. /b2 list shows what is left.`;
+}
+
 /** @param {import("./child.js").Failure} error */
 export const off = (error) => `B2 backup is off: ${oneLine(error.message)}`;
 

@@ -245,6 +245,8 @@ pub struct PushReport {
     pub warnings: Vec<String>,
     /// That the state has lost most of its files: nothing is pruned until the owner agrees.
     pub shrunk: Option<Shrink>,
+    /// The newest snapshot that this machine had seen, when neither it nor a newer one was listed any more; also a warning.
+    pub missing: Option<String>,
     /// How long it took.
     pub duration: Duration,
 }

@@ -57,7 +57,8 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
     if !upload.index.unreadable.is_empty() {
         warnings.push(format!("the repository is damaged, run verify: {}", upload.index.unreadable.join("; ")));
     }
-    warnings.extend(newest::missing(&upload.repository).iter().map(newest::warning));
+    let missing = newest::missing(&upload.repository);
+    warnings.extend(missing.as_ref().map(newest::warning));
     warnings.extend(upload.healing());
     let mut shrunk = None;
     let snapshot = if upload.is_unchanged() {
@@ -98,6 +99,7 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
         exceptions,
         warnings,
         shrunk,
+        missing: missing.as_ref().map(ToString::to_string),
         duration: started.elapsed(),
     })
 }
