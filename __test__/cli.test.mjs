@@ -239,7 +239,9 @@ test("people see tables, sizes and what is missing", async () => {
   ];
   snapshots[1].firstExceptions = [{ path: "workspace/fifo", reason: "it is neither a file nor a directory" }];
   const unreadable = [{ path: "broken", reason: "damaged" }];
-  const { stdout, stderr } = await drive(["list"], { list: async () => ({ snapshots, unreadable, warnings: ["x is missing"] }) });
+  const { stdout, stderr } = await drive(["list"], {
+    list: async () => ({ snapshots, unreadable, warnings: ["x is missing"] }),
+  });
   const [head, ...rows] = stdout.trimEnd().split("\n");
   assert.match(head, /^ID +CREATED \(UTC\) +KIND +TRIGGER +HOST +FILES +SIZE +COMPLETE$/);
   assert.match(rows[0], /2026-02-19 00:00:00  regular .* 1,234  298\.1 MB  yes$/);
