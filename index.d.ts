@@ -268,6 +268,8 @@ export interface ListResult {
   snapshots: Array<SnapshotInfo>
   /** Snapshots that cannot be read: `path` is the id. */
   unreadable: Array<SnapshotException>
+  /** What the owner should look after: that the newest snapshot that this machine has seen is not listed any more. */
+  warnings: Array<string>
 }
 
 /** A file of a snapshot whose content cannot be restored. */
@@ -404,6 +406,11 @@ export interface PushResult {
   warnings: Array<string>
   /** That the state has lost most of its files, so that nothing is pruned until the owner agrees; null when it has not. */
   shrunk: Shrink | null
+  /**
+   * The newest snapshot that this machine had seen, when neither it nor a newer one was listed any more, else null. It is one
+   * of the warnings, too.
+   */
+  missing: string | null
   /** How long it took, in milliseconds. */
   durationMs: number
 }

@@ -426,6 +426,20 @@ describe("the owner", () => {
     assert.equal(told.length, 2);
   });
 
+  test("is told that the newest snapshot is missing, also when the gateway was about to stop", () => {
+    const [told, logged] = [[], []];
+    const system = { enqueueSystemEvent: (text) => told.push(text), requestHeartbeat() {} };
+    const record = { facts: {}, set: async (facts) => Object.assign(record.facts, facts) };
+    const logger = { error() {}, warn: (line) => logged.push(line) };
+    const engine = { record, stopping: true };
+    const outcome = watchOutcomes({ api: { config: {}, runtime: { system } }, settings: {} }, engine, logger);
+    outcome(null, { snapshot: "b", missing: "a", warnings: ["a is not listed any more"] });
+    assert.deepEqual([told, logged], [[], ["B2 backup: a is not listed any more"]]);
+    engine.stopping = false;
+    for (let push = 0; push < 2; push++) outcome(null, { snapshot: null, missing: null, warnings: [] });
+    assert.deepEqual([told, logged.length], [[texts.missing("a")], 1]);
+  });
+
   test("is found in the session that they talk to by default", () => {
     assert.equal(mainSession({}), "agent:main:main");
     assert.equal(mainSession({ session: { mainKey: "home" } }), "agent:main:home");
@@ -461,7 +475,10 @@ describe("the texts", () => {
   test("snapshots of 0.1.x are told from others, and what is uncertain about one is said before it is restored", () => {
     const old = { id: "2026-01-01T00-00-00Z", createdAt: "2026-01-01T00:00:00Z", kind: "legacy", trigger: "unknown" };
     const snapshots = [{ ...old, host: "unknown", files: 2, bytes: 7, complete: false, exceptions: 1 }];
-    assert.match(texts.list({ snapshots, unreadable: [] }), /; of 0\.1\.x, 2 files, 7 B; incomplete: 1 left out$/);
+    assert.match(
+      texts.list({ snapshots, unreadable: [], warnings: [] }),
+      /; of 0\.1\.x, 2 files, 7 B; incomplete: 1 left out$/,
+    );
     const warned = { ...plan, warnings: ["nothing authenticates it", "another"] };
     assert.match(texts.question(warned), /unchanged\..*\nnothing authenticates it\ndelete /);
     assert.ok(!texts.question(warned).includes("another"));
@@ -480,11 +497,13 @@ describe("the texts", () => {
     };
     const firstExceptions = ["a", "b", "c", "d"].map((path) => ({ path, reason: "unreadable" }));
     const incomplete = { ...snapshot, complete: false, exceptions: 4, firstExceptions };
-    const listed = texts.list({ snapshots: [incomplete], unreadable: [] });
+    const listed = texts.list({ snapshots: [incomplete], unreadable: [], warnings: [] });
     assert.match(listed, /; incomplete: 4 left out, such as a \(unreadable\), b \(unreadable\), c \(unreadable\)$/);
-    const text = texts.list({ snapshots: Array(25).fill(snapshot), unreadable: [] });
+    const text = texts.list({ snapshots: Array(25).fill(snapshot), unreadable: [], warnings: [] });
     assert.match(text, /^25 snapshots, newest first:\n/);
     assert.match(text, /\n\.\.\. and 15 more$/);
+    const warned = texts.list({ snapshots: [], unreadable: [], warnings: ["x is not listed\nany more"] });
+    assert.match(warned, /^0 snapshots, newest first:\nWarning: x is not listed \S*any more$/);
   });
 
   test("status names what is proven, and what waits for the owner", () => {

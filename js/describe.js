@@ -23,7 +23,7 @@ export function push(report) {
 }
 
 /** @param {import("../index.js").ListResult} report @returns {Words} */
-export function list({ snapshots, unreadable }) {
+export function list({ snapshots, unreadable, warnings }) {
   const rows = snapshots.map((snapshot) => {
     const created = snapshot.createdAt.replace("T", " ").replace(/(\.\d+)?Z$/, "");
     const left = snapshot.complete ? "yes" : `no, ${number(snapshot.exceptions)} left out`;
@@ -37,6 +37,7 @@ export function list({ snapshots, unreadable }) {
     notes: [
       ...leftOutOf(snapshots.find(({ complete }) => !complete)),
       ...unreadable.map(({ path, reason }) => `warning: snapshot ${path} cannot be read: ${reason}`),
+      ...warningLines(warnings),
     ],
   };
 }

@@ -209,6 +209,9 @@ pub struct PushResult {
     pub warnings: Vec<String>,
     /// That the state has lost most of its files, so that nothing is pruned until the owner agrees; null when it has not.
     pub shrunk: Option<Shrink>,
+    /// The newest snapshot that this machine had seen, when neither it nor a newer one was listed any more, else null. It is one
+    /// of the warnings, too.
+    pub missing: Option<String>,
     /// How long it took, in milliseconds.
     pub duration_ms: f64,
 }
@@ -227,6 +230,7 @@ impl From<commands::PushReport> for PushResult {
             exceptions: convert(report.exceptions),
             warnings: report.warnings,
             shrunk: report.shrunk.map(Into::into),
+            missing: report.missing,
             duration_ms: milliseconds(report.duration),
         }
     }
@@ -303,11 +307,13 @@ pub struct ListResult {
     pub snapshots: Vec<SnapshotInfo>,
     /// Snapshots that cannot be read: `path` is the id.
     pub unreadable: Vec<SnapshotException>,
+    /// What the owner should look after: that the newest snapshot that this machine has seen is not listed any more.
+    pub warnings: Vec<String>,
 }
 
 impl From<commands::ListReport> for ListResult {
     fn from(report: commands::ListReport) -> Self {
-        Self { snapshots: convert(report.snapshots), unreadable: convert(report.unreadable) }
+        Self { snapshots: convert(report.snapshots), unreadable: convert(report.unreadable), warnings: report.warnings }
     }
 }
 

@@ -26,6 +26,8 @@ pub enum Code {
     Corrupt,
     /// The named snapshot, path or object does not exist.
     NotFound,
+    /// The newest snapshot that this machine has seen is not listed any more: an older one is not taken in its place.
+    SnapshotMissing,
     /// Another process works on this state directory, or has its databases open.
     Locked,
     /// The state directory changed while it was being replaced; nothing was touched.
@@ -42,13 +44,14 @@ pub enum Code {
 
 impl Code {
     /// Every code, for documentation and tests that must not miss one.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Auth,
         Self::BucketNotFound,
         Self::Network,
         Self::WrongKey,
         Self::Corrupt,
         Self::NotFound,
+        Self::SnapshotMissing,
         Self::Locked,
         Self::StateChanged,
         Self::UnsafePath,
@@ -67,12 +70,78 @@ impl Code {
             Self::WrongKey => "WRONG_KEY",
             Self::Corrupt => "CORRUPT",
             Self::NotFound => "NOT_FOUND",
+            Self::SnapshotMissing => "SNAPSHOT_MISSING",
             Self::Locked => "LOCKED",
             Self::StateChanged => "STATE_CHANGED",
             Self::UnsafePath => "UNSAFE_PATH",
             Self::Config => "CONFIG",
             Self::Io => "IO",
             Self::Cancelled => "CANCELLED",
+        }
+    }
+
+    /// What it means and what to do about it, for people, in Markdown. docs/troubleshooting.md is made of these.
+    #[must_use]
+    pub const fn explanation(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Auth => (
+                "The storage service refused the credentials, or the key lacks a capability that the message names.",
+                "Check `keyId` and `applicationKey`; [providers.md](providers.md#the-key) says what the key must be allowed. \
+                 If it names the clock, set this machine's.",
+            ),
+            Self::BucketNotFound => (
+                "There is no such bucket, or this key may not see it.",
+                "Check `bucket`, and `region` and `endpoint` where they are set. The bucket is never made by this program.",
+            ),
+            Self::Network => (
+                "The storage service was not reached, or did not answer in time, also after repetitions.",
+                "Nothing: the next run goes on where this one was cut. If it stays, check line, proxy and firewall; on a very \
+                 slow line raise `timeouts`.",
+            ),
+            Self::WrongKey => (
+                "None of the configured secrets opens the repository.",
+                "Configure one that does: the old `passphrase` or `keyFile`, or `--recovery-code`. After the application key was \
+                 replaced, see [Keys](security.md#keys-slots-and-recovery-codes).",
+            ),
+            Self::Corrupt => (
+                "Something stored is damaged, was changed, or is missing. It was not used.",
+                "Run `openclaw-b2-backup verify --read-data`, then `push`, which stores again what this machine still has. \
+                 What is lost is named file by file; `--partial` restores the rest.",
+            ),
+            Self::NotFound => (
+                "There is no such snapshot, no such path in it, or no such key slot.",
+                "`openclaw-b2-backup list` shows what there is; check `prefix`, which must be that of the machine that pushed.",
+            ),
+            Self::SnapshotMissing => (
+                "The newest snapshot that this machine has seen is not listed any more, and no newer one is. Retention never \
+                 removes the newest one, so that somebody else did, or the store shows an old state.",
+                "Look at what happened in the bucket. To take an older snapshot all the same, name it by its id. The next push \
+                 says it once more and goes on; see [Replay](security.md#replay-of-an-old-repository-state).",
+            ),
+            Self::Locked => (
+                "Another command works on this state directory, or a gateway has its databases open. The message names it.",
+                "Try again when it is done. For a rollback from the command line stop the gateway, or use `/b2 restore` in chat.",
+            ),
+            Self::StateChanged => (
+                "A file changed after the safety snapshot had saved it. Nothing was touched.",
+                "Try again while nothing writes to the state directory or the workspaces.",
+            ),
+            Self::UnsafePath => (
+                "A stored name, or a link on this machine, would lead outside the directory that is written to. Nothing was written.",
+                "If it is a link in the state directory, remove it. If it is in the snapshot, do not trust that snapshot.",
+            ),
+            Self::Config => (
+                "A field of the configuration or an argument is wrong. The message names it.",
+                "Correct it; [configuration.md](configuration.md) has every field.",
+            ),
+            Self::Io => (
+                "This machine's file system refused something, and the message names the path; or a part of the installation is missing.",
+                "Free space, check owner and permissions, or the disk; install again, with optional dependencies.",
+            ),
+            Self::Cancelled => (
+                "It was interrupted, or the question was not answered with yes.",
+                "Nothing: the state is as it was, and the next run goes on.",
+            ),
         }
     }
 }

@@ -1,5 +1,5 @@
-// Tells the owner: what went wrong with a backup, at most once a day, that the state has lost most of its files, once, and what
-// became of a rollback.
+// Tells the owner: what went wrong with a backup, at most once a day, that the state has lost most of its files or the bucket the
+// newest snapshot, once, and what became of a rollback.
 
 import * as texts from "./texts.js";
 
@@ -73,14 +73,23 @@ export function watchOutcomes({ api, settings }, engine, logger, health) {
     // Without a new snapshot nothing is known.
     if (!shrunk && snapshot && toldShrunk) void engine.record.set({ toldShrunk: undefined });
     if (!shrunk || toldShrunk === shrunk.snapshot) return;
-    logger.warn(texts.shrunk(shrunk));
     if (engine.stopping || settings.notifyOnFailure === false) return;
     say(texts.shrunk(shrunk), { toldShrunk: shrunk.snapshot });
+  };
+  /** @param {import("../../index.js").PushResult} report */
+  const onMissing = ({ missing }) => {
+    // Remembered until it was said: the next push goes on from another snapshot.
+    if (missing) void engine.record.set({ missing }).catch(() => {});
+    const known = engine.record.facts.missing;
+    if (!known || engine.stopping || settings.notifyOnFailure === false) return;
+    say(texts.missing(known), { missing: undefined });
   };
   return (/** @type {import("./child.js").Failure | null} */ error, /** @type {any} */ report) => {
     if (!error) {
       health?.clearFailure();
+      for (const text of report?.warnings ?? []) logger.warn(`B2 backup: ${text}`);
       if (report) onShrunk(report);
+      if (report) onMissing(report);
       return;
     }
     logger.error(`B2 backup failed: ${error.message}`);

@@ -13,7 +13,8 @@ import path from "node:path";
  * }} Rollback
  * @typedef {{ at: number, place: string, snapshot: string, skipped: string | null, problems: string[] }} Drill
  * @typedef {{
- *   lastSuccess?: Success, lastError?: Problem, toldAt?: number, rollback?: Rollback, lastDrill?: Drill, toldShrunk?: string
+ *   lastSuccess?: Success, lastError?: Problem, toldAt?: number, rollback?: Rollback, lastDrill?: Drill, toldShrunk?: string,
+ *   missing?: string
  * }} Facts
  */
 

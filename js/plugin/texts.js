@@ -37,8 +37,8 @@ const ago = (time) => `${when(time)}, ${duration(Math.max(0, Date.now() - time))
 const reason = (name) => TRIGGERS[/** @type {keyof TRIGGERS} */ (name)] ?? oneLine(name);
 
 /** @param {import("../../index.js").ListResult} report */
-export function list({ snapshots, unreadable }) {
-  if (snapshots.length === 0 && unreadable.length === 0) return "There is no snapshot yet.";
+export function list({ snapshots, unreadable, warnings }) {
+  if (snapshots.length + unreadable.length + warnings.length === 0) return "There is no snapshot yet.";
   const line = (/** @type {SnapshotInfo} */ snapshot) => {
     const { id, createdAt, kind, trigger, host, files, bytes, complete, exceptions, firstExceptions } = snapshot;
     return [
@@ -53,6 +53,7 @@ export function list({ snapshots, unreadable }) {
   };
   const lines = [`${count(snapshots.length, "snapshot")}, newest first:`, ...first(snapshots.map(line), LISTED)];
   if (unreadable.length > 0) lines.push(`${count(unreadable.length, "snapshot")} cannot be read.`);
+  lines.push(...warnings.map((text) => `Warning: ${oneLine(text)}`));
   return lines.join("\n");
 }
 
@@ -204,6 +205,12 @@ export function drilled({ snapshot, files, bytes, databases, problems, skipped }
   const advice = "Run openclaw b2-backup verify --read-data, then /b2 backup: it stores again what is still here.";
   const more = first(problems.map(oneLine), PATHS).join("; ");
   return `B2 backup: ${snapshot} cannot be restored wholly, as a drill has shown: ${more}. ${advice}`;
+}
+
+/** @param {string} snapshot */
+export function missing(snapshot) {
+  const what = `${snapshot}, the newest snapshot that this machine had seen, was not in the bucket any more at the last backup`;
+  return `B2 backup: ${oneLine(what)}. Backups never remove the newest one: look at what happened there. /b2 list shows what is left.`;
 }
 
 /** @param {import("./child.js").Failure} error */

@@ -3,6 +3,7 @@
 //! Snapshots of 0.1.x are listed with the others and found by their ids alone: nothing authenticates what they hold or
 //! when they were taken, so that none becomes `latest`, or what a time means, by what stands in the bucket.
 
+use super::newest;
 use super::workplace::cache_for_reading;
 use super::{Exception, ListReport, Operation, SnapshotInfo, SnapshotKind, Trigger};
 use crate::config::Target;
@@ -39,7 +40,8 @@ pub async fn list(target: &Target, operation: &Operation) -> Result<ListReport> 
         .chain(catalog.unreadable.into_iter().map(|(id, error)| (id.to_string(), error)))
         .map(|(path, error)| Exception { path, reason: error.to_string() })
         .collect();
-    Ok(ListReport { snapshots: snapshots.into_iter().rev().map(|(_, info)| info).collect(), unreadable })
+    let warnings = newest::missing(&repository).iter().map(newest::warning).collect();
+    Ok(ListReport { snapshots: snapshots.into_iter().rev().map(|(_, info)| info).collect(), unreadable, warnings })
 }
 
 /// One snapshot of 0.1.x as users see it.
@@ -120,6 +122,7 @@ pub(super) async fn summaries(repository: &Repository, operation: &Operation) ->
             Err(error) => return Err(error),
         }
     }
+    newest::note(repository, summaries.readable.iter().map(|(id, _)| id));
     Ok(summaries)
 }
 
@@ -135,10 +138,14 @@ pub(super) enum Selected {
 /// The snapshot that `text` means.
 ///
 /// # Errors
-/// `CONFIG` when the text makes no sense, `NOT_FOUND`, and those of [`Repository::summary`]: when the snapshot that is
+/// `CONFIG` when the text makes no sense, `NOT_FOUND`, `SNAPSHOT_MISSING` when it may mean one that this machine has seen and
+/// that is not listed any more, and those of [`Repository::summary`]: when the snapshot that is
 /// meant cannot be read, no other one is taken in its place.
 pub(super) async fn select(repository: &Repository, text: &str, operation: &Operation) -> Result<Selected> {
     let selector = Selector::parse(text, jiff::Zoned::now())?;
+    if let Some(missing) = newest::missing(repository).filter(|missing| selector.may_mean(missing.time())) {
+        return Err(newest::error(&missing));
+    }
     let contents = &repository.contents;
     let mut candidates: Vec<Candidate> = if selector == Selector::BeforeCompaction {
         // Only the manifests know why they were written.
@@ -159,6 +166,7 @@ pub(super) async fn select(repository: &Repository, text: &str, operation: &Oper
     }
     let id: SnapshotId = chosen.id.parse()?;
     let summary = repository.summary(&id).await?;
+    newest::note(repository, [&id]);
     Ok(Selected::Current(id, Box::new(summary)))
 }
 

@@ -7,6 +7,7 @@ pub mod drill;
 pub mod import_legacy;
 pub mod key;
 pub mod list;
+mod newest;
 mod plan;
 pub mod prune;
 pub mod pull;
@@ -244,6 +245,8 @@ pub struct PushReport {
     pub warnings: Vec<String>,
     /// That the state has lost most of its files: nothing is pruned until the owner agrees.
     pub shrunk: Option<Shrink>,
+    /// The newest snapshot that this machine had seen, when neither it nor a newer one was listed any more; also a warning.
+    pub missing: Option<String>,
     /// How long it took.
     pub duration: Duration,
 }
@@ -316,6 +319,8 @@ pub struct ListReport {
     pub snapshots: Vec<SnapshotInfo>,
     /// Snapshots whose manifest cannot be read, with the reason.
     pub unreadable: Vec<Exception>,
+    /// What the owner should look after: that the newest snapshot that this machine has seen is not listed any more.
+    pub warnings: Vec<String>,
 }
 
 /// Options of `pull`.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::capture::{Captured, Survey};
 use super::workplace::Workplace;
-use super::{Meter, Operation, PushOptions, PushReport, Trigger, cost, prune};
+use super::{Meter, Operation, PushOptions, PushReport, Trigger, cost, newest, prune};
 use crate::config::Target;
 use crate::error::{Code, Error, Result, to_json};
 use crate::repository::id::SnapshotId;
@@ -57,6 +57,8 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
     if !upload.index.unreadable.is_empty() {
         warnings.push(format!("the repository is damaged, run verify: {}", upload.index.unreadable.join("; ")));
     }
+    let missing = newest::missing(&upload.repository);
+    warnings.extend(missing.as_ref().map(newest::warning));
     warnings.extend(upload.healing());
     let mut shrunk = None;
     let snapshot = if upload.is_unchanged() {
@@ -97,6 +99,7 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
         exceptions,
         warnings,
         shrunk,
+        missing: missing.as_ref().map(ToString::to_string),
         duration: started.elapsed(),
     })
 }
@@ -251,6 +254,7 @@ impl<'w> Upload<'w> {
     /// Those of the store; a retryable `NETWORK` when another machine deleted meanwhile what this push relied on.
     pub(super) async fn commit(&mut self, trigger: Trigger, shrunk: bool) -> Result<SnapshotId> {
         let id = self.write(&Origin::Taken(trigger), shrunk).await?;
+        newest::note_own(&self.repository, &id);
         self.remember(Some(&id));
         Ok(id)
     }

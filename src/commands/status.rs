@@ -2,6 +2,7 @@
 
 use super::drill::Record;
 use super::list::{Summaries, info, summaries};
+use super::newest;
 use super::prune::{hidden_snapshots, own_snapshots, shrink};
 use super::workplace::cache_for_reading;
 use super::{Operation, Shrink, StatusOptions, StatusReport, cost};
@@ -39,7 +40,8 @@ pub async fn status(target: &Target, options: &StatusOptions, operation: &Operat
     let (contents, store) = (&repository.contents, &repository.store);
     let (Summaries { readable, .. }, hidden, deletion, lifecycle) =
         tokio::try_join!(summaries(&repository, operation), store.hidden(), store.deletion(), store.lifecycle())?;
-    let warnings = warnings(hidden.as_ref(), deletion, lifecycle);
+    let mut warnings = warnings(hidden.as_ref(), deletion, lifecycle);
+    warnings.extend(newest::missing(&repository).iter().map(newest::warning));
     let cost = match options.pushes_per_month {
         Some(pushes) if !matches!(target.endpoint, Endpoint::Directory(_)) => {
             let billed_bytes = contents.bytes + hidden.as_ref().map_or(0, |hidden| hidden.bytes);

@@ -824,6 +824,27 @@ mod tests {
         }
     }
 
+    /// To write a default into the configuration changes nothing.
+    #[test]
+    fn the_documented_defaults_are_those_of_the_program() {
+        let page = include_str!("../../docs/configuration.md");
+        let rows = page.lines().filter_map(|line| {
+            let cells: Vec<&str> = line.strip_prefix("| `")?.split(" | ").collect();
+            Some((cells.first()?.strip_suffix('`')?, cells.get(2)?.strip_prefix('`')?.strip_suffix('`')?))
+        });
+        let rows: Vec<(&str, &str)> = rows.collect();
+        assert!(rows.len() >= 18, "{rows:?}");
+        for (field, default) in rows {
+            let value = serde_json::from_str(default).unwrap_or_else(|_| json!(default));
+            let fields = match field.split_once('.') {
+                Some((object, field)) => json!({ object: { field: value } }),
+                None => json!({ field: value }),
+            };
+            let debug = |fields: &Value| format!("{:?}", parse(fields));
+            assert_eq!(debug(&fields), debug(&json!({})), "{field}");
+        }
+    }
+
     #[test]
     fn schedules_have_one_of_four_forms() {
         for good in ["daily", "weekly", "30m", "6h", "2d", "0 3 * * *", "*/10 0 3 * * MON-FRI", "@hourly"] {

@@ -71,6 +71,16 @@ impl Selector {
         }
     }
 
+    /// Whether the newest of all snapshots may be meant, taken at `time`, though nothing names it.
+    #[must_use]
+    pub fn may_mean(&self, time: Timestamp) -> bool {
+        match self {
+            Self::Latest | Self::BeforeCompaction => true,
+            Self::Id(_) => false,
+            Self::At(at) => time.as_second() <= at.timestamp().as_second(),
+        }
+    }
+
     /// The one of `snapshots`, in any order, that is asked for.
     ///
     /// # Errors

@@ -327,6 +327,18 @@ mod tests {
     }
 
     #[test]
+    fn docs_contents_md_names_every_pattern() {
+        let page = include_str!("../../docs/contents.md");
+        let tables = [SECRETS, EPHEMERAL, TRANSIENT, LOCK_FILES_OF_PROJECTS, REBUILDABLE];
+        for pattern in tables.into_iter().flatten() {
+            let named = pattern.trim_start_matches("**/");
+            let named = if named.starts_with("agents/*/") { named.rsplit('/').next().unwrap() } else { named };
+            let is_there = page.contains(&format!("`{named}`")) || page.contains(&format!("`{named}/`"));
+            assert!(is_there, "{pattern}");
+        }
+    }
+
+    #[test]
     fn what_makes_an_instance_its_owners_is_kept() {
         for path in [
             "openclaw.json",
