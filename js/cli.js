@@ -20,7 +20,7 @@ import { VERBS } from "./verbs.js";
 
 /** The codes of index.d.ts, and USAGE. A failure with another code, or none, is a defect. */
 const CODES = new Set([
-  ...["AUTH", "BUCKET_NOT_FOUND", "NETWORK", "WRONG_KEY", "CORRUPT", "NOT_FOUND", "SNAPSHOT_MISSING", "LOCKED"],
+  ...["AUTH", "BUCKET_NOT_FOUND", "NETWORK", "WRONG_KEY", "CORRUPT", "NOT_FOUND", "LOCKED"],
   ...["STATE_CHANGED", "UNSAFE_PATH", "CONFIG", "IO", "CANCELLED", "USAGE"],
 ]);
 const EXIT = { done: 0, failed: 1, usage: 64, config: 65 };

@@ -26,8 +26,6 @@ pub enum Code {
     Corrupt,
     /// The named snapshot, path or object does not exist.
     NotFound,
-    /// The newest snapshot that this machine has seen is not listed any more: an older one is not taken in its place.
-    SnapshotMissing,
     /// Another process works on this state directory, or has its databases open.
     Locked,
     /// The state directory changed while it was being replaced; nothing was touched.
@@ -44,14 +42,13 @@ pub enum Code {
 
 impl Code {
     /// Every code, for documentation and tests that must not miss one.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 12] = [
         Self::Auth,
         Self::BucketNotFound,
         Self::Network,
         Self::WrongKey,
         Self::Corrupt,
         Self::NotFound,
-        Self::SnapshotMissing,
         Self::Locked,
         Self::StateChanged,
         Self::UnsafePath,
@@ -70,7 +67,6 @@ impl Code {
             Self::WrongKey => "WRONG_KEY",
             Self::Corrupt => "CORRUPT",
             Self::NotFound => "NOT_FOUND",
-            Self::SnapshotMissing => "SNAPSHOT_MISSING",
             Self::Locked => "LOCKED",
             Self::StateChanged => "STATE_CHANGED",
             Self::UnsafePath => "UNSAFE_PATH",
@@ -109,14 +105,10 @@ impl Code {
                  What is lost is named file by file; `--partial` restores the rest.",
             ),
             Self::NotFound => (
-                "There is no such snapshot, no such path in it, or no such key slot.",
-                "`openclaw-b2-backup list` shows what there is; check `prefix`, which must be that of the machine that pushed.",
-            ),
-            Self::SnapshotMissing => (
-                "The newest snapshot that this machine has seen is not listed any more, and no newer one is. Retention never \
-                 removes the newest one, so that somebody else did, or the store shows an old state.",
-                "Look at what happened in the bucket. To take an older snapshot all the same, name it by its id. The next push \
-                 says it once more and goes on; see [Replay](security.md#replay-of-an-old-repository-state).",
+                "There is no such snapshot, no such path in it, or no such key slot. Or the newest snapshot that this machine has \
+                 seen is not listed any more.",
+                "`openclaw-b2-backup list` shows what there is; check `prefix`, which must be that of the machine that pushed. Where \
+                 the newest snapshot is missing, see [Replay](security.md#replay-of-an-old-repository-state).",
             ),
             Self::Locked => (
                 "Another command works on this state directory, or a gateway has its databases open. The message names it.",

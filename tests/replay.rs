@@ -11,7 +11,7 @@ use std::process::Command;
 use common::{Bench, assert_same, code};
 use openclaw_b2_backup::Error;
 use openclaw_b2_backup::commands::{
-    DrillOptions, ListReport, Operation, StatusOptions, diff, drill, list, prune, status,
+    DrillOptions, ListReport, Operation, PruneOptions, StatusOptions, diff, drill, list, prune, status,
 };
 use openclaw_b2_backup::config::Target;
 
@@ -57,7 +57,7 @@ fn an_old_state_of_the_repository_is_not_taken_for_the_present_one() {
 
     let before = bench.tree();
     let refused = |error: Error| {
-        assert_eq!((code(&error), error.context().snapshot.as_deref()), ("SNAPSHOT_MISSING", Some(new.as_str())));
+        assert_eq!((code(&error), error.context().snapshot.as_deref()), ("NOT_FOUND", Some(new.as_str())));
     };
     for text in ["latest", "now", "before-compaction"] {
         let to = bench.root.path().join("pulled");
@@ -100,7 +100,7 @@ fn a_repository_that_is_gone_is_missed() {
     let only = push(&bench, "only");
     fs::remove_dir_all(bench.repository()).unwrap();
     assert!(listed(&bench, &bench.target).warnings[0].contains(&only));
-    assert_eq!(code(&bench.try_rollback("latest", &[], true).unwrap_err()), "SNAPSHOT_MISSING");
+    assert_eq!(code(&bench.try_rollback("latest", &[], true).unwrap_err()), "NOT_FOUND");
     assert!(bench.push().warnings.iter().any(|warning| warning.contains(&only)));
     bench.rollback("latest");
 }
@@ -120,7 +120,8 @@ fn retention_by_any_machine_raises_no_alarm() {
         looks(&other);
         push(&other, &format!("other {round}"));
         looks(&bench);
-        let report = other.run(prune::prune_all_machines(&other.target, &Operation::default())).unwrap();
+        let of_all = PruneOptions { all_machines: true, ..PruneOptions::default() };
+        let report = other.run(prune::prune_with(&other.target, of_all, &Operation::default())).unwrap();
         assert!(report.shrunk.is_none());
         looks(&bench);
         looks(&other);

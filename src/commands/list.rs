@@ -138,8 +138,8 @@ pub(super) enum Selected {
 /// The snapshot that `text` means.
 ///
 /// # Errors
-/// `CONFIG` when the text makes no sense, `NOT_FOUND`, `SNAPSHOT_MISSING` when it may mean one that this machine has seen and
-/// that is not listed any more, and those of [`Repository::summary`]: when the snapshot that is
+/// `CONFIG` when the text makes no sense, `NOT_FOUND`, also when it may mean one that this machine has seen and that is not
+/// listed any more, and those of [`Repository::summary`]: when the snapshot that is
 /// meant cannot be read, no other one is taken in its place.
 pub(super) async fn select(repository: &Repository, text: &str, operation: &Operation) -> Result<Selected> {
     let selector = Selector::parse(text, jiff::Zoned::now())?;

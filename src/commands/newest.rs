@@ -49,7 +49,7 @@ fn seen(repository: &Repository) -> Option<SnapshotId> {
 
 /// Why an older snapshot is not taken unasked.
 pub(super) fn error(missing: &SnapshotId) -> Error {
-    Error::new(Code::SnapshotMissing, problem(missing))
+    Error::new(Code::NotFound, problem(missing))
         .in_snapshot(missing.as_str())
         .advise("look at what happened in the bucket; to take an older snapshot all the same, name it by its id")
 }
