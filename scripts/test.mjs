@@ -83,6 +83,7 @@ async function lint() {
   } else {
     console.warn("WARNING: the database of security advisories cannot be reached; they were NOT checked");
   }
+  await run(process.execPath, ["scripts/notices.mjs", "--check"]);
   await run("npx", ["--no-install", "prettier", "--check", "."]);
 }
 
@@ -104,7 +105,7 @@ async function addon() {
 }
 
 async function javascript() {
-  await run("npx", ["--no-install", "tsc", "--noEmit"]);
+  await run(process.execPath, ["scripts/typecheck.mjs"]);
   // One file at a time: each runs servers of its own, and a gateway wants a core to itself.
   const files = readdirSync(path.join(projectDir, "__test__")).filter((name) => name.endsWith(".test.mjs"));
   const paths = files.sort().map((name) => `__test__/${name}`);
