@@ -32,6 +32,15 @@ test("every place has the same version", () => {
   const [, cargo] = /^version = "(.+)"$/m.exec(readFileSync(inProject("Cargo.toml"), "utf8"));
   assert.equal(cargo, version);
   assert.equal(readJson("package-lock.json").version, version);
+  assert.match(readFileSync(inProject("native.cjs"), "utf8"), new RegExp(`expected ${version} but got`));
+});
+
+test("the changes of this version are told", async () => {
+  const { code, stdout, stderr } = await run(process.execPath, ["scripts/changelog.mjs"], { cwd: projectDir });
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /\w/);
+  const unknown = await run(process.execPath, ["scripts/changelog.mjs", "99.0.0"], { cwd: projectDir });
+  assert.deepEqual([unknown.code, unknown.stderr], [1, "CHANGELOG.md says nothing of 99.0.0\n"]);
 });
 
 test("OpenClaw is told of every platform's package, and of every field that the addon takes", () => {
@@ -150,15 +159,16 @@ test("the packed package works where it is installed", async (t) => {
   };
   const remove = (name) => rmSync(path.join(modules, name), { recursive: true });
 
+  const packages = dependencyDirectories().map(async (directory) => {
+    const manifest = JSON.parse(readFileSync(path.join(directory, "package.json"), "utf8"));
+    return { manifest, tarball: await pack(directory, root) };
+  });
+  const registry = await startRegistry(await Promise.all(packages));
+  t.after(registry.stop);
+
   await t.test("it says its version, also without an addon, and names the package that is missing", async () => {
     mkdirSync(home);
     writeFileSync(path.join(home, "package.json"), '{ "private": true }');
-    const packages = dependencyDirectories().map(async (directory) => {
-      const manifest = JSON.parse(readFileSync(path.join(directory, "package.json"), "utf8"));
-      return { manifest, tarball: await pack(directory, root) };
-    });
-    const registry = await startRegistry(await Promise.all(packages));
-    t.after(registry.stop);
     await npm(["install", "--omit=optional", tarball], home, registry.url);
     assert.equal((await type("--version")).stdout, `${version}\n`);
     assert.equal(await refusal(), `${platformPackage} is not installed; ${again}`);
@@ -198,5 +208,11 @@ test("the packed package works where it is installed", async (t) => {
       readTree(target),
       readTree(stateDir, (name) => name === "b2-backup"),
     );
+  });
+
+  await t.test("it runs the demo, as a release tries each addon on its platform", async () => {
+    const env = { ...process.env, npm_config_registry: registry.url };
+    const result = await run(process.execPath, ["scripts/try-package.mjs"], { cwd: projectDir, env });
+    assert.equal(result.code, 0, result.stdout + result.stderr);
   });
 });

@@ -38,8 +38,9 @@ test("OpenClaw installs, updates and removes it from a registry", { timeout: 15 
   const { endpoint, accessKey: keyId, secretKey: applicationKey } = seaweed;
 
   const plugins = (...args) => openclaw(stateDir, ["plugins", ...args], { env: registry.env });
-  const publish = async (options) => {
-    for (const directory of await packageDirectories(options)) await registry.publish(directory);
+  const release = async (options) => {
+    const packages = path.dirname((await packageDirectories(options)).at(-1));
+    return { packages, printed: await registry.release(packages) };
   };
   /** What OpenClaw says that it has, and the versions of the packages beside it. */
   const installed = async () => {
@@ -58,7 +59,10 @@ test("OpenClaw installs, updates and removes it from a registry", { timeout: 15 
 
   await step("it is published, each platform's package before the main one", async () => {
     for (const directory of dependencyDirectories()) await registry.publish(directory);
-    await publish();
+    const { packages, printed } = await release();
+    assert.doesNotMatch(printed, /already/);
+    const again = await registry.release(packages);
+    assert.equal(again.match(/ is there already$/gm).length, 2, "a release that stopped half-way is run again");
     const { "dist-tags": tags, versions } = await (await fetch(`${registry.url}${PLUGIN}`)).json();
     assert.equal(tags.latest, version);
     assert.equal(Object.keys(versions[version].optionalDependencies).length, 7);
@@ -82,7 +86,7 @@ test("OpenClaw installs, updates and removes it from a registry", { timeout: 15 
 
   let updated;
   await step("openclaw plugins update takes the next version, and it goes on where the last one was", async () => {
-    await publish({ version: NEWER });
+    await release({ version: NEWER });
     await plugins("update", PLUGIN);
     updated = await installed();
     assert.deepEqual([updated.status, updated.versions], ["loaded", expected(NEWER)]);

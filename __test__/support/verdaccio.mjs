@@ -5,7 +5,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
 
 import { freePorts, run, start, temporaryDirectory, waitFor } from "./processes.mjs";
-import { ensureTools } from "./tools.mjs";
+import { ensureTools, projectDir } from "./tools.mjs";
 
 /** JSON is YAML. */
 const configuration = (directory) => ({
@@ -19,8 +19,8 @@ const configuration = (directory) => ({
 });
 
 /**
- * Starts a registry. Resolves to `{ url, env, publish(directory), output(), stop() }`; `env` is what makes npm, and whatever runs
- * it, use this registry, with a cache and settings of its own.
+ * Starts a registry. Resolves to `{ url, env, publish(directory), release(directory), output(), stop() }`; `env` is what makes npm,
+ * and whatever runs it, use this registry, with a cache and settings of its own.
  */
 export async function startVerdaccio() {
   const { node, verdaccio } = ensureTools("verdaccio");
@@ -43,14 +43,18 @@ export async function startVerdaccio() {
     ...{ npm_config_userconfig: npmrc, npm_config_registry: url, npm_config_cache: path.join(directory, "cache") },
     ...{ npm_config_update_notifier: "false", npm_config_audit: "false", npm_config_fund: "false" },
   };
+  const must = async (command, args, cwd) => {
+    const result = await run(command, args, { cwd, env: { ...process.env, ...env } });
+    if (result.code !== 0)
+      throw new Error(`${command} ${args.join(" ")} in ${cwd}: ${result.stderr}\n${server.output()}`);
+    return result.stdout;
+  };
   return {
     ...{ url, env, output: server.output },
     /** As `npm publish` in that directory. */
-    async publish(packageDir) {
-      const args = ["publish", "--ignore-scripts"];
-      const result = await run("npm", args, { cwd: packageDir, env: { ...process.env, ...env } });
-      if (result.code !== 0) throw new Error(`npm publish in ${packageDir}: ${result.stderr}\n${server.output()}`);
-    },
+    publish: (packageDir) => must("npm", ["publish", "--ignore-scripts"], packageDir),
+    /** As the release workflow, what scripts/package.mjs has made; resolves to what that prints. */
+    release: (packages) => must(process.execPath, ["scripts/publish.mjs", packages], projectDir),
     stop: () => server.stop("SIGTERM", 5000),
   };
 }
