@@ -9,16 +9,27 @@ import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 
+import { ensureTools } from "../__test__/support/tools.mjs";
+
 const projectDir = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..");
 const { napi } = JSON.parse(readFileSync(path.join(projectDir, "package.json"), "utf8"));
 
 /** The least macOS that Node 20 runs on. */
 const MACOS = "11.0";
 
-/** How napi-rs builds for a target: for glibc 2.17 with its own toolchain, for musl with zig, for the rest on that system. */
-function crossOptions(/** @type {string} */ target) {
-  if (target.endsWith("linux-gnu")) return ["--use-napi-cross"];
-  return target.endsWith("linux-musl") ? ["--cross-compile"] : [];
+/** Older than what Node 20 runs on, and what napi-rs's own addons are built for. */
+const GLIBC = "2.17";
+
+/** How napi-rs builds for a target: Linux with zig, which brings each C library, the rest on a machine of that system. */
+function targetOptions(/** @type {string} */ target) {
+  const wanted = target.endsWith("-linux-gnu") ? `${target}.${GLIBC}` : target;
+  return ["--target", wanted, ...(target.includes("-linux-") ? ["--cross-compile"] : [])];
+}
+
+/** With zig in front where it is needed. */
+function searchPath(/** @type {string} */ target) {
+  if (!target.includes("-linux-")) return process.env.PATH;
+  return `${ensureTools("zig").zigBin}${path.delimiter}${process.env.PATH}`;
 }
 
 /** Panics tell the source file: not where that lay on the building machine. */
@@ -35,24 +46,14 @@ if (!napi.targets.includes(target)) {
   process.exit(64);
 }
 mkdirSync(output, { recursive: true });
+const options = ["--release", "--platform", "--no-js", "--features", "addon", "--output-dir", output];
+const args = ["run", "napi", "--", "build", ...options, ...targetOptions(target), "--", "--locked"];
 const flags = [process.env.RUSTFLAGS, ...pathFlags()].filter(Boolean).join(" ");
-const options = [
-  "--release",
-  "--platform",
-  "--no-js",
-  "--features",
-  "addon",
-  "--target",
-  target,
-  "--output-dir",
-  output,
-];
-const args = ["run", "napi", "--", "build", ...options, ...crossOptions(target), "--", "--locked"];
 const { status } = spawnSync("npm", args, {
   cwd: projectDir,
   stdio: "inherit",
   // npm is a script on Windows.
   shell: process.platform === "win32",
-  env: { ...process.env, RUSTFLAGS: flags, MACOSX_DEPLOYMENT_TARGET: MACOS },
+  env: { ...process.env, PATH: searchPath(target), RUSTFLAGS: flags, MACOSX_DEPLOYMENT_TARGET: MACOS },
 });
 process.exitCode = status ?? 1;

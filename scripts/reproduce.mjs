@@ -10,7 +10,7 @@ import { cpSync, mkdirSync, readFileSync, readdirSync } from "node:fs";
 import path from "node:path";
 
 import { temporaryDirectory } from "../__test__/support/processes.mjs";
-import { projectDir } from "../__test__/support/tools.mjs";
+import { ensureTools, projectDir, toolsDir } from "../__test__/support/tools.mjs";
 
 const TARGETS = { x64: "x86_64-unknown-linux-gnu", arm64: "aarch64-unknown-linux-gnu" };
 
@@ -22,7 +22,8 @@ function build(copy, target) {
     cpSync(path.join(projectDir, file), path.join(copy, file));
   }
   const output = path.join(copy, "addons");
-  const env = { ...process.env, CARGO_TARGET_DIR: path.join(copy, "target") };
+  // The tools are not installed into each copy.
+  const env = { ...process.env, CARGO_TARGET_DIR: path.join(copy, "target"), OPENCLAW_B2_TOOLS: toolsDir };
   const { status } = spawnSync(process.execPath, ["scripts/release-build.mjs", target, output], {
     ...{ cwd: copy, env, stdio: "inherit" },
   });
@@ -37,6 +38,7 @@ if (!target) {
   console.error("reproduce builds for x64 and arm64 Linux, on that Linux");
   process.exit(1);
 }
+ensureTools("zig");
 const root = temporaryDirectory("reproduce");
 const [first, second] = ["one", "another/deeper/directory"].map((name) => build(path.join(root, name), target));
 console.log(`${first}\n${second}`);

@@ -28,6 +28,9 @@ const PYTHON_PACKAGES = [
 /** A Chromium for x64 Linux within an npm package, with the libraries that a bare machine lacks, and what drives it. */
 const BROWSER_PACKAGES = ["@sparticuz/chromium@153.0.0", "puppeteer-core@25.16.0"];
 
+/** A C compiler and linker with the C libraries of every Linux, and what makes cargo use it: releases are built with it. */
+const ZIG_PACKAGES = ["ziglang==0.14.1", "cargo-zigbuild==0.24.0"];
+
 const borrowed = process.env.OPENCLAW_B2_TOOLS;
 export const toolsDir = path.resolve(borrowed ?? path.join(projectDir, "target/tools"));
 
@@ -40,6 +43,7 @@ const paths = {
   verdaccio: path.join(toolsDir, "verdaccio/node_modules/verdaccio/bin/verdaccio"),
   python: path.join(toolsDir, "py/bin/python3"),
   weed: path.join(toolsDir, "py/bin/weed"),
+  zigBin: path.join(toolsDir, "zig/bin"),
   chromium: path.join(toolsDir, "browser/chromium/chromium"),
   chromiumLibraries: path.join(toolsDir, "browser/chromium/al2023/lib"),
   puppeteer: path.join(toolsDir, "browser/node_modules/puppeteer-core/lib/puppeteer/puppeteer-core.js"),
@@ -57,8 +61,8 @@ export const noBrowser =
 /**
  * Installs what is missing and returns the paths above. `only` limits it to "openclaw" (Node 24 and OpenClaw, about 770 MB),
  * "oldest" (the same and OpenClaw once more, about 520 MB), "verdaccio" (with Node 24 and OpenClaw, about 65 MB),
- * "python" (SeaweedFS and the libraries, about 200 MB) or "browser" (Chromium, about 320 MB); without it the browser is left
- * out where there is none.
+ * "python" (SeaweedFS and the libraries, about 200 MB), "browser" (Chromium, about 320 MB) or "zig" (what builds releases for
+ * Linux, about 370 MB); without it the browser is left out where there is none, and zig always.
  */
 export function ensureTools(only) {
   const wants = (...kinds) => only === undefined || kinds.includes(only);
@@ -68,6 +72,7 @@ export function ensureTools(only) {
   if (wants("oldest")) ensure("openclaw-oldest", OLDEST_OPENCLAW, [paths.oldestOpenclaw], installOldest);
   if (wants("verdaccio")) ensure("verdaccio", VERDACCIO, [paths.verdaccio], installVerdaccio);
   if (wants("python")) ensure("py", PYTHON_PACKAGES.join(" "), [paths.python, paths.weed], installPython);
+  if (only === "zig") ensure("zig", ZIG_PACKAGES.join(" "), [path.join(paths.zigBin, "cargo-zigbuild")], installZig);
   if (only === "browser" || (only === undefined && !noBrowser)) {
     ensure("browser", BROWSER_PACKAGES.join(" "), [paths.chromium, paths.puppeteer], installBrowser);
   }
@@ -137,10 +142,13 @@ function npmInstall(directory, args, env = nodeEnv(), manifest = {}) {
   command("npm", install, "npm comes with Node", { cwd: directory, env });
 }
 
-function installPython(directory) {
+const installPython = (directory) => pipInstall(directory, PYTHON_PACKAGES);
+const installZig = (directory) => pipInstall(directory, ZIG_PACKAGES);
+
+function pipInstall(directory, packages) {
   command("python3", ["-m", "venv", directory], "install python3 and its venv module (python3-venv on Debian)");
-  const pip = ["-m", "pip", "install", "--disable-pip-version-check", "--quiet", ...PYTHON_PACKAGES];
-  command(paths.python, pip, "pip could not install the packages");
+  const pip = ["-m", "pip", "install", "--disable-pip-version-check", "--quiet", ...packages];
+  command(path.join(directory, "bin/python3"), pip, "pip could not install the packages");
 }
 
 function installBrowser(directory) {
