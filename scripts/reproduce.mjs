@@ -14,13 +14,18 @@ import { ensureTools, projectDir, toolsDir } from "../__test__/support/tools.mjs
 
 const TARGETS = { x64: "x86_64-unknown-linux-gnu", arm64: "aarch64-unknown-linux-gnu" };
 
-/** Builds in a copy of what git tracks; returns the SHA-256 of the addon. */
-function build(copy, target) {
+/** Copies what git tracks, with the changes that are not committed. */
+function copyCheckout(copy) {
   const listed = spawnSync("git", ["ls-files", "-z"], { cwd: projectDir, encoding: "utf8" });
   for (const file of listed.stdout.split("\0").filter(Boolean)) {
     mkdirSync(path.dirname(path.join(copy, file)), { recursive: true });
     cpSync(path.join(projectDir, file), path.join(copy, file));
   }
+  return copy;
+}
+
+/** Builds in a copy; returns the SHA-256 of the addon. */
+function build(copy, target) {
   const output = path.join(copy, "addons");
   // The tools are not installed into each copy.
   const env = { ...process.env, CARGO_TARGET_DIR: path.join(copy, "target"), OPENCLAW_B2_TOOLS: toolsDir };
@@ -40,7 +45,9 @@ if (!target) {
 }
 ensureTools("zig");
 const root = temporaryDirectory("reproduce");
-const [first, second] = ["one", "another/deeper/directory"].map((name) => build(path.join(root, name), target));
+const [first, second] = ["one", "another/deeper/directory"]
+  .map((name) => copyCheckout(path.join(root, name)))
+  .map((copy) => build(copy, target));
 console.log(`${first}\n${second}`);
 if (first !== second) {
   console.error("the two builds differ");
