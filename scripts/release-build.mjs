@@ -14,7 +14,7 @@ import { ensureTools } from "../__test__/support/tools.mjs";
 const projectDir = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..");
 const { napi } = JSON.parse(readFileSync(path.join(projectDir, "package.json"), "utf8"));
 
-/** The least macOS that Node 20 runs on. */
+/** The first macOS on arm64; that Node 20 runs on older ones is for x64 alone. */
 const MACOS = "11.0";
 
 /** Older than what Node 20 runs on, and what napi-rs's own addons are built for. */
