@@ -76,6 +76,22 @@ test("every platform has a package that is installed there only", () => {
   }
 });
 
+test("the workflows build and try every platform, with the compiler that is declared and with pinned actions", () => {
+  const [, compiler] = /^rust-version = "(.+)"$/m.exec(readFileSync(inProject("Cargo.toml"), "utf8"));
+  for (const name of readdirSync(inProject(".github/workflows"))) {
+    const text = readFileSync(inProject(".github/workflows", name), "utf8");
+    const found = (pattern) => [...text.matchAll(pattern)].map(([, what]) => what);
+    for (const action of found(/uses: (.*)/g)) assert.match(action, /^[\w-]+\/[\w-]+@[0-9a-f]{40} # v\d/);
+    assert.deepEqual(new Set(found(/toolchain install (\S+)/g)), new Set([compiler]), name);
+    if (name !== "release.yml") continue;
+    // The jobs that build, and those that try.
+    for (const part of text.split(/^  try:$/m)) {
+      const targets = [...part.matchAll(/- target: (\S+)/g)].map(([, target]) => target);
+      assert.deepEqual(targets.sort(), [...napi.targets].sort());
+    }
+  }
+});
+
 test("what a release publishes is exactly this, and npm would take it", async (t) => {
   const addons = path.join(root, "addons");
   const output = path.join(root, "release");
