@@ -96,7 +96,7 @@ test("an addon that cannot be loaded is an IO error that says why, at the first 
   const copy = `
     import { copyFileSync, mkdirSync } from "node:fs";
     mkdirSync(${JSON.stringify(path.join(broken, "js"))}, { recursive: true });
-    for (const name of ["js/native.js", "native.cjs", "package.json"]) {
+    for (const name of ["js/native.js", "js/platform.js", "native.cjs", "package.json"]) {
       copyFileSync(new URL(name, ${indexUrl}), ${JSON.stringify(broken)} + "/" + name);
     }
     const { list } = await import(${JSON.stringify(`${pathToFileURL(broken)}/js/native.js`)});

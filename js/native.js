@@ -5,18 +5,31 @@
 
 import { createRequire } from "node:module";
 
+import { missingPackage, wrongVersion } from "./platform.js";
+
 /** @typedef {typeof import("../index.js")} Native What index.d.ts declares. */
 
 const require = createRequire(import.meta.url);
 
+/** @type {Native | undefined} */
+let loaded;
+
 /** @returns {Native} */
 function load() {
+  if (loaded) return loaded;
+  const wrong = wrongVersion();
+  if (wrong) throw failure(wrong);
   try {
-    return require("../native.cjs");
+    return (loaded = /** @type {Native} */ (require("../native.cjs")));
   } catch (error) {
-    const message = `cannot load the native addon for ${process.platform}-${process.arch}: ${reasonOf(error)}`;
-    throw Object.assign(new Error(message, { cause: error }), { code: "IO", retryable: false, context: {} });
+    throw failure(unloadable(error) ?? missingPackage(), error);
   }
+}
+
+/** @param {string} reason @param {unknown} [cause] */
+function failure(reason, cause) {
+  const message = `cannot load the native addon for ${process.platform}-${process.arch}: ${reason}`;
+  return Object.assign(new Error(message, { cause }), { code: "IO", retryable: false, context: {} });
 }
 
 /**
@@ -24,12 +37,12 @@ function load() {
  * loaded is the one that says something.
  * @param {any} error
  */
-function reasonOf(error) {
+function unloadable(error) {
   for (let tried = error.cause; tried; tried = tried.cause) {
     const [line] = String(tried.message ?? tried).split("\n", 1);
-    if (!line.startsWith("Cannot find module")) return line;
+    if (!/^(Cannot find module|Unsupported (OS|architecture))/.test(line)) return line;
   }
-  return "it is not installed; install openclaw-b2-backup again, with optional dependencies";
+  return undefined;
 }
 
 /** @type {Native["push"]} */

@@ -6,17 +6,9 @@ import { copyFileSync, renameSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 
-const projectDir = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..");
+import { platformName } from "../js/platform.js";
 
-/** This machine as napi-rs names it, and as the loader native.cjs looks for it. */
-function platformName() {
-  const { platform, arch } = process;
-  if (platform === "win32") return `win32-${arch}-msvc`;
-  if (platform !== "linux") return `${platform}-${arch}`;
-  const report = /** @type {{ header: { glibcVersionRuntime?: string } }} */ (process.report.getReport());
-  const libc = report.header.glibcVersionRuntime === undefined ? "musl" : "gnu";
-  return `linux-${arch}-${arch === "arm" ? `${libc}eabihf` : libc}`;
-}
+const projectDir = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..");
 
 /** Builds the library and returns where cargo put it, which CARGO_TARGET_DIR and others have a say in. */
 function buildLibrary() {

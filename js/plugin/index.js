@@ -14,10 +14,7 @@ import { registerTool } from "./tool.js";
 
 const ID = "openclaw-b2-backup";
 
-/**
- * What of OpenClaw's plugin API is used here; the SDK has the whole of it.
- * @typedef {any} Api
- */
+/** @typedef {import("openclaw/plugin-sdk/plugin-entry").OpenClawPluginApi} Api What OpenClaw offers a plugin. */
 
 /**
  * What the parts of one registration share.

@@ -7,7 +7,7 @@ const QUIET_MS = 24 * 3_600_000;
 
 /**
  * The key of the session that the owner talks to by default.
- * @param {any} config OpenClaw's
+ * @param {import("./index.js").Api["config"] | undefined} config OpenClaw's
  */
 export function mainSession(config) {
   const { scope, mainKey = "main" } = config?.session ?? {};
@@ -25,7 +25,7 @@ export function mainSession(config) {
 
 /**
  * Says something in a session, with its next turn.
- * @param {any} api
+ * @param {import("./index.js").Api} api
  * @param {string} text
  * @param {Session} [session]
  */
@@ -35,7 +35,7 @@ export function note(api, text, { sessionKey = mainSession(api.config), agentId 
 
 /**
  * Says something in a session, and wakes its agent.
- * @param {any} api
+ * @param {import("./index.js").Api} api
  * @param {string} text
  * @param {Session} [session]
  */
@@ -55,8 +55,8 @@ export function tell(api, text, { sessionKey = mainSession(api.config), agentId 
  * What becomes of every backup: log, the gateway's health, and the owner.
  * @param {import("./index.js").Plugin} plugin
  * @param {import("./engine.js").Engine} engine
- * @param {any} logger
- * @param {any} health
+ * @param {import("./index.js").Api["logger"]} logger
+ * @param {{ reportFailure(error: Error): void, clearFailure(): void }} [health]
  */
 export function watchOutcomes({ api, settings }, engine, logger, health) {
   const say = (/** @type {string} */ text, /** @type {Partial<import("./record.js").Facts>} */ told) => {

@@ -4,7 +4,7 @@ const DELAY_MS = 1500;
 
 /**
  * Asks for it soon, so that an answer can leave before. False where the signal means something else, or may be ignored.
- * @param {any} config OpenClaw's
+ * @param {import("./index.js").Api["config"]} config OpenClaw's
  */
 export function restartSoon(config) {
   const understood = process.platform !== "win32" && process.listenerCount("SIGUSR2") > 0;

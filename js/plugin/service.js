@@ -10,6 +10,7 @@ import * as texts from "./texts.js";
 
 /** @typedef {import("./child.js").Failure} Failure */
 /** @typedef {import("./engine.js").Engine} Engine */
+/** @typedef {import("./index.js").Api["logger"]} Logger */
 
 const LOCKED_MS = 60_000;
 /** A restore drill reads a whole snapshot. */
@@ -23,7 +24,6 @@ export function registerService(plugin) {
   api.registerService({
     id: "openclaw-b2-backup",
 
-    /** @param {any} ctx */
     async start({ stateDir, logger, serviceHealth }) {
       held = await takeEngine({ stateDir, rootDir, version });
       const { engine, boot } = held;
@@ -70,7 +70,7 @@ export function registerService(plugin) {
  * is not, and the next scheduled backup leads to another try.
  * @param {import("./index.js").Plugin} plugin
  * @param {Engine} engine
- * @param {any} logger
+ * @param {Logger} logger
  */
 async function drill({ api, settings }, engine, logger) {
   try {
@@ -110,7 +110,7 @@ async function patiently(work) {
  * Before anything reads the state: finishes or takes back a rollback that a crash interrupted, then brings the latest
  * snapshot to a machine that has nothing yet. Neither keeps the gateway from starting.
  * @param {Engine} engine
- * @param {any} logger
+ * @param {Logger} logger
  */
 async function boots(engine, logger) {
   try {

@@ -60,19 +60,19 @@ function whatOf({ snapshot, paths }) {
 
 /** @param {import("./index.js").Plugin} plugin */
 export function registerTool(plugin) {
-  const create = (/** @type {any} */ session) => ({
+  const create = (/** @type {actions.Session} */ session) => ({
     name: "b2_rollback",
     label: "B2 Backup",
     description: DESCRIPTION,
     parameters: PARAMETERS,
     // Tool search would hide it from the model.
-    catalogMode: "direct-only",
+    catalogMode: /** @type {const} */ ("direct-only"),
     prepareArguments: (/** @type {any} */ params) => ({ ...params, ...withoutUndefined(requestOf(params)) }),
     /** @param {string} id @param {any} params @param {AbortSignal} [signal] */
     async execute(id, params, signal) {
       const request = requestOf(params);
       const text = await perform(plugin, id, request, session, signal);
-      return { content: [{ type: "text", text }], details: { action: request.action } };
+      return { content: [{ type: /** @type {const} */ ("text"), text }], details: { action: request.action } };
     },
   });
   plugin.api.registerTool(create, { name: "b2_rollback" });
@@ -137,8 +137,8 @@ export async function askBeforeRestore(plugin, { params, toolCallId }, session) 
     requireApproval: {
       title: `Roll back to ${plan.snapshot}`.slice(0, 80),
       description: texts.question(plan, what.paths),
-      severity: "critical",
-      allowedDecisions: ["allow-once", "deny"],
+      severity: /** @type {const} */ ("critical"),
+      allowedDecisions: /** @type {("allow-once" | "deny")[]} */ (["allow-once", "deny"]),
       timeoutMs: ANSWER_MS,
       timeoutReason: `Nobody answered. The owner can type: /b2 restore ${plan.snapshot}`,
       onResolution(/** @type {string} */ decision) {
