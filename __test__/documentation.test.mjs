@@ -23,7 +23,7 @@ const PAGES = [
   ...readdirSync(path.join(projectDir, "docs")).map((name) => `docs/${name}`),
 ].filter((name) => name.endsWith(".md"));
 /** Linked to, and written on another branch. */
-const TO_COME = ["docs/performance.md", "docs/releasing.md"];
+const TO_COME = ["docs/performance.md"];
 const PLUGIN = "openclaw-b2-backup";
 const PROGRAM = /^(openclaw-b2-backup|openclaw b2-backup) /;
 
