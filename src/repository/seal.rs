@@ -261,10 +261,19 @@ impl Sealer {
     /// Opens a sealed part; gives `None` when it is not what was sealed.
     #[must_use]
     pub fn open(&self, number: u64, last: bool, sealed: &[u8]) -> Option<Vec<u8>> {
-        let (content, tag) = sealed.split_at_checked(sealed.len().checked_sub(TAG_LENGTH)?)?;
+        let mut content = Vec::new();
+        self.open_into(&mut content, number, last, sealed)?;
+        Some(content)
+    }
+
+    /// [`Sealer::open`] into `content`, whose memory is used again. What it holds after a `None` means nothing.
+    #[must_use]
+    pub fn open_into(&self, content: &mut Vec<u8>, number: u64, last: bool, sealed: &[u8]) -> Option<()> {
+        let (sealed, tag) = sealed.split_at_checked(sealed.len().checked_sub(TAG_LENGTH)?)?;
         let tag: [u8; TAG_LENGTH] = tag.try_into().ok()?;
         let nonce = nonce(number, last);
-        let mut content = content.to_vec();
+        content.clear();
+        content.extend_from_slice(sealed);
         match &self.cipher {
             Some(cipher) => cipher
                 .decrypt_inout_detached(
@@ -274,10 +283,10 @@ impl Sealer {
                     &tag.into(),
                 )
                 .ok()?,
-            None if self.checksum(nonce, &content) == tag => {}
+            None if self.checksum(nonce, content) == tag => {}
             None => return None,
         }
-        Some(content)
+        Some(())
     }
 
     fn checksum(&self, nonce: [u8; 12], content: &[u8]) -> [u8; TAG_LENGTH] {

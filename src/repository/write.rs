@@ -12,7 +12,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::id::{ChunkId, PackId};
 use super::index::{FrameEntry, Index, IndexObject, PackEntry};
 use super::open::Repository;
-use super::pack::{Compressor, Frame, FrameBuilder, PACK_TARGET, PackBuilder, pack_key};
+use super::pack::{Compressor, Frame, FrameBuilder, MAX_FRAME, PACK_TARGET, PackBuilder, pack_key};
 use super::seal::{ChunkHasher, MasterKey};
 use crate::cache::Cache;
 use crate::commands::{Meter, Operation};
@@ -237,7 +237,7 @@ impl Outlet {
 impl Place {
     fn buffer(&self) -> Vec<u8> {
         // All at once: growing by doubling would take twice as much for a moment.
-        lock(&self.buffers).pop().unwrap_or_else(|| Vec::with_capacity(PACK_TARGET + (PACK_TARGET >> 5)))
+        lock(&self.buffers).pop().unwrap_or_else(|| Vec::with_capacity(PACK_TARGET + MAX_FRAME))
     }
 }
 
@@ -256,6 +256,9 @@ impl Sink {
     pub fn add(&mut self, content: &[u8]) -> Result<ChunkId> {
         let id = self.writer.hasher.id(content);
         if self.writer.outlet.is_some() && !self.writer.index.has_live(id) && lock(&self.writer.taken).insert(id) {
+            if !self.frame.has_room_for(content.len()) {
+                self.flush()?;
+            }
             self.frame.add(id, content);
             if self.frame.is_full() {
                 self.flush()?;
