@@ -23,7 +23,7 @@ use crate::task::{blocking, in_parallel};
 /// more bytes than this on all but the slowest lines.
 const MAX_GAP: u64 = 512 << 10;
 /// Requests under way at once. Each holds a frame and some pieces of the next ones in memory.
-const PARALLEL_READS: usize = 4;
+const PARALLEL_READS: usize = 3;
 /// The most bytes that a file tree or a list of its chunks may take in memory.
 const MAX_TREE: u64 = 1 << 30;
 
