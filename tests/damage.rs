@@ -244,7 +244,8 @@ fn flip_newest_pack(bench: &Bench) -> PathBuf {
 #[test]
 fn a_flipped_bit_is_found_marked_and_healed_by_the_next_push_of_any_machine_that_has_the_content() {
     let bench = Bench::default();
-    bench.write("workspace/a.bin", noise(800_000, 1));
+    // More than a frame, so that the notes are in another one than the middle of the pack.
+    bench.write("workspace/a.bin", noise(1_900_000, 1));
     bench.write("workspace/notes.md", "one");
     let expected = bench.tree();
     let snapshot = bench.push().snapshot.unwrap();
@@ -279,7 +280,7 @@ fn a_flipped_bit_is_found_marked_and_healed_by_the_next_push_of_any_machine_that
 fn what_nobody_has_any_more_is_named_file_by_file_and_the_rest_restores_on_request_only() {
     let bench = Bench::default();
     for name in ["a", "b", "c"] {
-        bench.write(&format!("workspace/{name}.bin"), noise(300_000, u64::from(name.as_bytes()[0])));
+        bench.write(&format!("workspace/{name}.bin"), noise(600_000, u64::from(name.as_bytes()[0])));
     }
     bench.write("workspace/notes.md", "one");
     let before = bench.tree();
@@ -306,6 +307,7 @@ fn what_nobody_has_any_more_is_named_file_by_file_and_the_rest_restores_on_reque
     for name in ["a", "b", "c"] {
         bench.write(&format!("workspace/{name}.bin"), "changed");
     }
+    bench.write("workspace/notes.md", "changed");
     let now = bench.tree();
     assert_eq!(code(&bench.try_rollback(&snapshot, &[], false).unwrap_err()), "CORRUPT");
     assert_same(&bench.tree(), &now);
