@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::sync::mpsc;
 
 use super::id::ChunkId;
 use super::index::Index;
@@ -123,13 +122,22 @@ impl Repository {
     {
         let key = pack_key(index.packs[read.pack as usize].entry.id);
         let (offset, length) = (read.offset, read.length);
-        let (pieces, arriving) = Pieces::new();
+        let (pieces, mut arriving) = Pieces::new();
         let (keyring, index, losing) = (self.keyring.clone(), Arc::clone(index), Arc::clone(&damaged));
-        let opening = blocking(move || open_frames(&keyring, &index, &read, arriving, &*sink, &*losing));
-        let arrived = self.store.stream_range(&key, offset, length, &pieces).await;
-        drop(pieces);
+        let receiving = async {
+            let arrived = self.store.stream_range(&key, offset, length, &pieces).await;
+            drop(pieces);
+            arrived
+        };
+        let opening = async {
+            // Until something has come, no thread waits for it.
+            let mut first = arriving.recv().await;
+            let next = move || first.take().or_else(|| arriving.blocking_recv());
+            blocking(move || open_frames(&keyring, &index, &read, next, &*sink, &*losing)).await
+        };
+        let (arrived, without) = tokio::join!(receiving, opening);
         // If opening ended first, what was to arrive was cancelled, and is not the reason.
-        let without: Vec<ChunkId> = opening.await?;
+        let without: Vec<ChunkId> = without?;
         match arrived {
             Err(error) if matches!(error.code(), Code::NotFound | Code::Corrupt) => {
                 damaged(&without, Error::corrupt(&key, "it was removed, or cut").because(error))
@@ -234,7 +242,7 @@ fn open_frames(
     keyring: &Keyring,
     index: &Index,
     read: &Read,
-    mut arriving: mpsc::Receiver<Bytes>,
+    mut next_piece: impl FnMut() -> Option<Bytes>,
     sink: &impl Fn(&[(ChunkId, &[u8])]) -> Result<()>,
     damaged: &impl Fn(&[ChunkId], Error) -> Result<()>,
 ) -> Result<Vec<ChunkId>> {
@@ -252,7 +260,7 @@ fn open_frames(
         let place = &pack.frames[*number as usize];
         let (length, end) = (place.length as usize, place.offset + u64::from(place.length));
         while at + (waiting.len() as u64) < end {
-            let Some(piece) = arriving.blocking_recv() else {
+            let Some(piece) = next_piece() else {
                 return Ok(read.frames[position..].iter().flat_map(|(_, chunks)| chunks).map(|(_, id)| *id).collect());
             };
             waiting.extend_from_slice(&piece);
