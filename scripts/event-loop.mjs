@@ -36,9 +36,22 @@ writeFileSync(
        appendFileSync(${JSON.stringify(delays)}, Date.now() + " " + histogram.max / 1e6 + "\\n");
        histogram.reset();
      }, 100).unref();
+     const stretch = monitorEventLoopDelay({ resolution: 1 });
+     stretch.enable();
+     const phaseOf = (second) => (second % ${EVERY} < ${PUSH_SECONDS} ? "push" : "idle");
+     let phase = "start";
+     setInterval(() => {
+       const now = phaseOf(new Date().getSeconds());
+       if (now === phase) return;
+       const seen = [phase, stretch.max / 1e6, stretch.percentile(99) / 1e6];
+       appendFileSync(${JSON.stringify(stretches)}, seen.join(" ") + "\\n");
+       stretch.reset();
+       phase = now;
+     }, 20).unref();
    }`,
 );
 appendFileSync(delays, "");
+appendFileSync(stretches, "");
 
 /** The longest delay, in milliseconds, between two moments. */
 function longest(from, to) {
@@ -54,8 +67,8 @@ await seaweed.createBucket("event-loop");
 createState(stateDir, { modelUrl: model.baseUrl, apiKey: "sk-x" });
 await installPlugin(stateDir, plugin);
 const { endpoint, accessKey: keyId, secretKey: applicationKey } = seaweed;
-const schedule = `*/${EVERY} * * * * *`;
-configurePlugin(stateDir, { keyId, applicationKey, bucket: "event-loop", endpoint, schedule, restoreDrill: false });
+const settings = { keyId, applicationKey, bucket: "event-loop", endpoint, restoreDrill: false };
+configurePlugin(stateDir, { ...settings, schedule: `*/${EVERY} * * * * *` });
 const gateway = await startGateway(stateDir, { env: { NODE_OPTIONS: `--require=${preload}` } });
 await gateway.turn("SAY hello");
 const makeState = path.join(projectDir, "benches/make-state.mjs");
@@ -77,6 +90,9 @@ for (let round = 0; round < ROUNDS; round++) {
   await untilSecond(PUSH_SECONDS + 5);
 }
 
+// From here on nothing is scheduled; the gateway takes the change over by itself.
+configurePlugin(stateDir, settings);
+await sleep(10_000);
 const pause = () => sleep(3000);
 async function measure(command) {
   await pause();
