@@ -16,7 +16,7 @@ const MAX_NAMED: usize = 5;
 /// What a text asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selector {
-    /// The newest regular snapshot.
+    /// The newest regular snapshot; a time that is the present asks for it too.
     Latest,
     /// The newest snapshot taken before a compaction.
     BeforeCompaction,
@@ -65,6 +65,8 @@ impl Selector {
                 Err(Error::config("snapshot", format!("{text:?} is in the future ({})", shown(&at)))
                     .advise("name a time that has passed"))
             }
+            // The store's clock, which dates the snapshots, may be ahead of this one.
+            Some(at) if at.timestamp() == present => Ok(Self::Latest),
             Some(at) => Ok(Self::At(at)),
             None if is_start_of_id(text) => Ok(Self::Id(text.to_owned())),
             None => Err(not_understood(text)),
@@ -204,7 +206,7 @@ mod tests {
     #[test]
     fn times_in_plain_words_mean_what_a_person_means() {
         let cases = [
-            ("now", "2026-03-12 10:30:00"),
+            ("now", "Latest"),
             ("10 minutes ago", "2026-03-12 10:20:00"),
             ("10m ago", "2026-03-12 10:20:00"),
             ("an hour ago", "2026-03-12 09:30:00"),
@@ -216,7 +218,7 @@ mod tests {
             ("2 days ago at 18:00", "2026-03-10 18:00:00"),
             ("3 weeks ago", "2026-02-19 10:30:00"),
             ("1 month ago", "2026-02-12 10:30:00"),
-            ("today", "2026-03-12 10:30:00"),
+            ("today", "Latest"),
             ("today 9am", "2026-03-12 09:00:00"),
             ("today at 9:15 a.m.", "2026-03-12 09:15:00"),
             ("yesterday", "2026-03-11 23:59:59"),
@@ -227,7 +229,7 @@ mod tests {
             ("yesterday afternoon", "2026-03-11 17:59:59"),
             ("the day before yesterday", "2026-03-10 23:59:59"),
             ("last night", "2026-03-11 23:59:59"),
-            ("this morning", "2026-03-12 10:30:00"),
+            ("this morning", "Latest"),
             ("noon", "2026-03-11 12:00:00"),
             ("midnight", "2026-03-12 00:00:00"),
             ("today midnight", "2026-03-12 00:00:00"),
@@ -239,7 +241,7 @@ mod tests {
             ("on Monday 18:00", "2026-03-09 18:00:00"),
             ("last monday", "2026-03-09 23:59:59"),
             ("last thursday", "2026-03-05 23:59:59"),
-            ("thursday", "2026-03-12 10:30:00"),
+            ("thursday", "Latest"),
             ("thursday 9am", "2026-03-12 09:00:00"),
             ("thursday 18:00", "2026-03-05 18:00:00"),
             ("friday", "2026-03-06 23:59:59"),
@@ -250,7 +252,7 @@ mod tests {
             ("Feb 15th at 2:30 pm", "2026-02-15 14:30:00"),
             ("15 Feb 2026 14:30", "2026-02-15 14:30:00"),
             ("September 3rd", "2025-09-03 23:59:59"),
-            ("12 March", "2026-03-12 10:30:00"),
+            ("12 March", "Latest"),
             ("12 March 18:00", "2025-03-12 18:00:00"),
             ("13 March", "2025-03-13 23:59:59"),
             ("Feb 29", "2024-02-29 23:59:59"),
@@ -402,6 +404,17 @@ mod tests {
             (Code::NotFound, "there is no snapshot yet; take one with push")
         );
         assert!(Selector::BeforeCompaction.select(&snapshots()[..1]).is_err());
+    }
+
+    #[test]
+    fn a_snapshot_dated_by_a_clock_that_is_ahead_is_found_by_the_present() {
+        let mut snapshots = snapshots();
+        snapshots[1].created_at = "2026-03-12T09:31:00Z".parse().unwrap();
+        for text in ["now", "today", "2026-03-12 10:30:00"] {
+            let selector = Selector::parse(text, now()).unwrap();
+            assert!(selector.may_mean(snapshots[1].created_at), "{text}");
+            assert_eq!(selector.select(&snapshots).unwrap().id, snapshots[1].id, "{text}");
+        }
     }
 
     #[test]
