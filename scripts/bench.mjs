@@ -53,11 +53,11 @@ const { values: options } = parseArgs({
 /** The product, driven through its command line. `place` is `{ stateDir, endpoint, keyId, applicationKey, scratch }`. */
 const ours = {
   name: "openclaw-b2-backup",
+  bucket: "bench-ours",
   async prepare(place) {
     const { endpoint, keyId, applicationKey, scratch } = place;
-    return {
-      config: writeConfig(path.join(scratch, "config.json"), { endpoint, keyId, applicationKey, bucket: "bench-ours" }),
-    };
+    const { bucket } = this;
+    return { config: writeConfig(path.join(scratch, "config.json"), { endpoint, keyId, applicationKey, bucket }) };
   },
   push: ({ config }, { stateDir }) => ["push", "--json", "--config", config, "--state-dir", stateDir],
   restore({ config }, { scratch, stateDir }, target, file) {
@@ -73,6 +73,7 @@ const ours = {
 
 const restic = {
   name: "restic",
+  bucket: "bench-restic",
   async prepare(place) {
     const env = { ...process.env, ...this.env(place) };
     const created = await run(resticPath, ["init", "--quiet"], { env });
@@ -89,7 +90,7 @@ const restic = {
   },
   command: (args) => [resticPath, ...args],
   env: ({ endpoint, keyId, applicationKey, scratch }) => ({
-    RESTIC_REPOSITORY: `s3:${endpoint}/bench-restic`,
+    RESTIC_REPOSITORY: `s3:${endpoint}/${restic.bucket}`,
     RESTIC_PASSWORD: "bench",
     RESTIC_CACHE_DIR: path.join(scratch, "restic-cache"),
     AWS_ACCESS_KEY_ID: keyId,
@@ -102,14 +103,15 @@ const resticPath = process.env.RESTIC ?? "restic";
 
 const rclone = {
   name: "rclone copy",
+  bucket: "bench-rclone",
   prepare: async () => ({}),
   push(_prepared, { stateDir }) {
     // As the others do: a name with a slash at its end is a directory for rclone.
     const excluded = EXCLUDED.flatMap((glob) => ["--exclude", glob, "--exclude", `${glob}/**`]);
-    return ["copy", "--links", ...excluded, stateDir, "bench:bench-rclone"];
+    return ["copy", "--links", ...excluded, stateDir, `bench:${rclone.bucket}`];
   },
   restore: (_prepared, _place, target, file) => {
-    const from = `bench:bench-rclone${file === undefined ? "" : `/${file}`}`;
+    const from = `bench:${rclone.bucket}${file === undefined ? "" : `/${file}`}`;
     return ["copy", "--links", from, file === undefined ? target : path.join(target, path.dirname(file))];
   },
   command: (args) => [rclonePath, ...args],
@@ -170,9 +172,7 @@ async function oneRun(index, contenders, tools, source, record) {
   const order = index % 2 === 0 ? contenders : [...contenders].reverse();
   const prepared = new Map();
   for (const contender of order) {
-    await seaweed.createBucket(
-      { [ours.name]: "bench-ours", [restic.name]: "bench-restic" }[contender.name] ?? "bench-rclone",
-    );
+    await seaweed.createBucket(contender.bucket);
     prepared.set(contender, await contender.prepare(place));
   }
   for (const step of STEPS) {

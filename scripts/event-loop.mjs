@@ -89,6 +89,7 @@ for (let round = 0; round < ROUNDS; round++) {
   change();
   await untilSecond(PUSH_SECONDS + 5);
 }
+const seen = readFileSync(stretches, "utf8").trim().split("\n");
 
 // From here on nothing is scheduled; the gateway takes the change over by itself.
 configurePlugin(stateDir, settings);
@@ -113,7 +114,6 @@ for (let round = 0; round < ROUNDS; round++) {
   rmSync(path.join(stateDir, "b2-backup/cache.sqlite"), { force: true });
   results["a plan of all of it (/b2 plan)"].push(await measure("/b2 plan latest"));
 }
-const seen = readFileSync(stretches, "utf8").trim().split("\n");
 console.log("Delays of the gateway's event loop, in milliseconds. With scheduled pushes, medians of the stretches:");
 for (const [phase, name] of [
   ["push", "while a push runs"],

@@ -1,6 +1,8 @@
 //! Work beside the event loop, and several pieces of it at once.
 
 use std::future::Future;
+use std::num::NonZeroUsize;
+use std::thread::available_parallelism;
 
 use tokio::task::{JoinError, JoinSet};
 
@@ -13,6 +15,11 @@ pub(crate) fn blocking<T: Send + 'static>(
 ) -> impl Future<Output = Result<T>> + Send {
     let task = tokio::task::spawn_blocking(work);
     async move { task.await.map_err(failed).flatten() }
+}
+
+/// How many threads this machine can run at once.
+pub(crate) fn cores() -> NonZeroUsize {
+    available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
 /// A task of our own that panicked or was stopped: a bug, reported as an error instead of a crash.

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::store::{Deletion, Hidden, SharedStore};
+use crate::task::cores;
 
 /// How far an operation has come. Counts only grow within a phase; totals may still grow while `phase` is `scan`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,8 +77,7 @@ impl Operation {
 
     /// How many threads read, compress and encrypt at once.
     pub(crate) fn threads(&self) -> usize {
-        let cores = || std::thread::available_parallelism().map_or(2, usize::from);
-        self.threads.map_or_else(cores, usize::from)
+        self.threads.unwrap_or_else(cores).get()
     }
 }
 

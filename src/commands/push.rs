@@ -19,7 +19,7 @@ use crate::repository::open::{IfMissing, Repository};
 use crate::repository::tree::Entry;
 use crate::repository::write::Writer;
 use crate::store::ObjectMeta;
-use crate::task::in_parallel;
+use crate::task::{cores, in_parallel};
 
 /// A push that took longer than this looks again at what the store holds before it commits. Far below the grace period
 /// after which other machines delete packs.
@@ -317,8 +317,7 @@ impl<'w> Upload<'w> {
 
 /// As many threads as a push may keep busy that nobody waits for.
 fn some_threads(target: &Target) -> NonZeroUsize {
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    target.max_cpu.or_else(|| NonZeroUsize::new(cores() / 2)).unwrap_or(NonZeroUsize::MIN)
+    target.max_cpu.or_else(|| NonZeroUsize::new(cores().get() / 2)).unwrap_or(NonZeroUsize::MIN)
 }
 
 /// Whether what was seen at that moment is too long ago to be relied on.

@@ -239,6 +239,7 @@ impl PackBuilder {
 pub struct PackOpener {
     key: String,
     sealer: Sealer,
+    hasher: ChunkHasher,
     decompressor: zstd::bulk::Decompressor<'static>,
     /// Memory for the frame that was opened last, decrypted and decompressed.
     payload: Vec<u8>,
@@ -257,9 +258,11 @@ impl PackOpener {
     ) -> Result<Self> {
         let name = pack_key(id);
         let header = Header::parse(header, Role::Pack, &name)?;
-        let sealer = Sealer::with_header(key(&header, &name)?, header, &name);
+        let master_key = key(&header, &name)?;
+        let sealer = Sealer::with_header(master_key, header, &name);
+        let hasher = master_key.chunk_hasher();
         let decompressor = zstd::bulk::Decompressor::new().map_err(|error| no_memory(&error))?;
-        Ok(Self { key: name, sealer, decompressor, payload: Vec::new(), plain: Vec::new() })
+        Ok(Self { key: name, sealer, hasher, decompressor, payload: Vec::new(), plain: Vec::new() })
     }
 
     /// The chunks of frame `number`, from its sealed bytes.
@@ -267,7 +270,7 @@ impl PackOpener {
     /// # Errors
     /// `CORRUPT` when they are not what was sealed, or not what a frame may be.
     pub fn frame(&mut self, number: u64, sealed: &[u8]) -> Result<OpenFrame<'_>> {
-        let Self { key, sealer, decompressor, payload, plain } = self;
+        let Self { key, sealer, hasher, decompressor, payload, plain } = self;
         let damaged = |problem: &dyn Display| Error::corrupt(key.as_str(), format!("frame {number}: {problem}"));
         if sealed.len() > MAX_FRAME * 2 {
             return Err(damaged(&"it is larger than a frame may be"));
@@ -283,7 +286,7 @@ impl PackOpener {
             }
             _ => return Err(damaged(&"its compression is unknown")),
         };
-        OpenFrame::parse(plain).ok_or_else(|| damaged(&"its chunk lengths contradict its size"))
+        OpenFrame::parse(plain, hasher).ok_or_else(|| damaged(&"its chunk lengths contradict its size"))
     }
 
     /// Reads a whole pack, as stored, without an index.
@@ -327,42 +330,27 @@ impl PackEntry {
         bytes: &[u8],
         key: impl FnOnce(&Header, &str) -> Result<&'k MasterKey>,
     ) -> Result<Self> {
-        let mut hasher = None;
-        let mut opener = PackOpener::new(id, bytes, |header, name| {
-            let key = key(header, name)?;
-            hasher = Some(key.chunk_hasher());
-            Ok(key)
-        })?;
-        let hasher = hasher.ok_or_else(|| Error::corrupt(&pack_key(id), "it names no key"))?;
+        let mut opener = PackOpener::new(id, bytes, key)?;
         let mut frames = Vec::new();
         opener.all_frames(bytes, |_, offset, length, frame| {
             let contents = (0..frame.len()).filter_map(|number| frame.content(number));
-            let chunks: Vec<_> = contents.map(|content| (hasher.id(content), content.len() as u32)).collect();
+            let chunks: Vec<_> = contents.map(|content| (frame.hasher.id(content), content.len() as u32)).collect();
             frames.push(FrameEntry::new(offset, length, &chunks));
             Ok(())
         })?;
         Ok(Self { id, size: bytes.len() as u64, frames, header: bytes[..HEADER_LENGTH].to_vec() })
     }
-}
 
-impl PackEntry {
     /// The chunks of this entry that the stored bytes of its pack do not give; `key` finds a master key by the header.
     pub fn lacking<'k>(&self, bytes: &[u8], key: impl FnOnce(&Header, &str) -> Result<&'k MasterKey>) -> Vec<ChunkId> {
-        let mut hasher = None;
-        let opener = PackOpener::new(self.id, &self.header, |header, name| {
-            let key = key(header, name)?;
-            hasher = Some(key.chunk_hasher());
-            Ok(key)
-        });
-        let (Ok(mut opener), Some(hasher)) = (opener, hasher) else { return self.chunk_ids().collect() };
+        let Ok(mut opener) = PackOpener::new(self.id, &self.header, key) else { return self.chunk_ids().collect() };
         let mut lacking = Vec::new();
         for (number, place) in self.frames.iter().enumerate() {
             let start = usize::try_from(place.offset).unwrap_or(usize::MAX);
             let sealed = bytes.get(start..start.saturating_add(place.length as usize));
             let frame = sealed.and_then(|sealed| opener.frame(number as u64, sealed).ok());
-            let is_there = |(chunk, id): &(usize, ChunkId)| {
-                frame.as_ref().is_some_and(|frame| frame.chunk(*chunk, *id, &hasher).is_some())
-            };
+            let is_there =
+                |(chunk, id): &(usize, ChunkId)| frame.as_ref().is_some_and(|frame| frame.chunk(*chunk, *id).is_some());
             lacking.extend(place.chunk_ids().enumerate().filter(|chunk| !is_there(chunk)).map(|(_, id)| id));
         }
         lacking
@@ -372,13 +360,14 @@ impl PackEntry {
 /// A frame's chunks, in the clear.
 #[derive(Debug)]
 pub struct OpenFrame<'f> {
+    hasher: &'f ChunkHasher,
     plain: &'f [u8],
     /// Where each chunk starts in `plain`, and the end.
     bounds: Vec<u32>,
 }
 
 impl<'f> OpenFrame<'f> {
-    fn parse(plain: &'f [u8]) -> Option<Self> {
+    fn parse(plain: &'f [u8], hasher: &'f ChunkHasher) -> Option<Self> {
         let count = u32::from_le_bytes(plain.get(..4)?.try_into().ok()?) as usize;
         if count > MAX_FRAME_CHUNKS {
             return None;
@@ -391,7 +380,7 @@ impl<'f> OpenFrame<'f> {
             at = at.checked_add(u32::from_le_bytes(length.try_into().ok()?) as usize)?;
             bounds.push(u32::try_from(at).ok()?);
         }
-        (at == plain.len()).then_some(Self { plain, bounds })
+        (at == plain.len()).then_some(Self { hasher, plain, bounds })
     }
 
     /// How many chunks there are.
@@ -406,10 +395,10 @@ impl<'f> OpenFrame<'f> {
         self.len() == 0
     }
 
-    /// Chunk `number` of the frame, if there is one and `hasher` gives it the name `id`.
+    /// Chunk `number` of the frame, if there is one and its content has the name `id`.
     #[must_use]
-    pub fn chunk(&self, number: usize, id: ChunkId, hasher: &ChunkHasher) -> Option<&[u8]> {
-        self.content(number).filter(|content| hasher.id(content) == id)
+    pub fn chunk(&self, number: usize, id: ChunkId) -> Option<&[u8]> {
+        self.content(number).filter(|content| self.hasher.id(content) == id)
     }
 
     /// Chunk `number` of the frame, if there is one.
@@ -452,7 +441,6 @@ mod tests {
             sealed in any::<bool>(),
         ) {
             let key = if sealed { key() } else { MasterKey::plain() };
-            let hasher = key.chunk_hasher();
             let (entry, bytes) = pack_of(&key, &frames);
             let mut opener = PackOpener::new(entry.id, &bytes, |_, _| Ok(&key)).unwrap();
             prop_assert_eq!(entry.size, bytes.len() as u64);
@@ -461,7 +449,7 @@ mod tests {
                 let frame = opener.frame(number as u64, sealed).unwrap();
                 prop_assert_eq!(frame.len(), chunks.len());
                 for (number, (chunk, id)) in chunks.iter().zip(place.chunk_ids()).enumerate() {
-                    prop_assert_eq!(frame.chunk(number, id, &hasher), Some(chunk.as_slice()));
+                    prop_assert_eq!(frame.chunk(number, id), Some(chunk.as_slice()));
                 }
             }
             let mut found = Vec::new();
@@ -495,7 +483,7 @@ mod tests {
 
         #[test]
         fn arbitrary_frame_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = OpenFrame::parse(&bytes);
+            let _ = OpenFrame::parse(&bytes, &MasterKey::plain().chunk_hasher());
             let _ = decompress(&bytes, 1 << 20);
         }
 

@@ -11,7 +11,6 @@ use super::keyring::Keyring;
 use super::open::Repository;
 use super::pack::{PackOpener, pack_key};
 use super::restore::parents;
-use super::seal::ChunkHasher;
 use super::tree::{Entries, Entry, Kind, Root, split_ids};
 use crate::commands::Operation;
 use crate::error::{Code, Error, Result};
@@ -247,13 +246,7 @@ fn open_frames(
     damaged: &impl Fn(&[ChunkId], Error) -> Result<()>,
 ) -> Result<Vec<ChunkId>> {
     let pack = &index.packs[read.pack as usize].entry;
-    let mut hasher: Option<ChunkHasher> = None;
-    let mut opener = PackOpener::new(pack.id, &pack.header, |header, name| {
-        let key = keyring.find_for_pack(header, name)?;
-        hasher = Some(key.chunk_hasher());
-        Ok(key)
-    })?;
-    let hasher = hasher.ok_or_else(|| Error::corrupt(&pack_key(pack.id), "it names no key"))?;
+    let mut opener = PackOpener::new(pack.id, &pack.header, |header, name| keyring.find_for_pack(header, name))?;
     // What has arrived from `at` on.
     let (mut waiting, mut at) = (BytesMut::new(), read.offset);
     for (position, (number, chunks)) in read.frames.iter().enumerate() {
@@ -278,7 +271,7 @@ fn open_frames(
         };
         let mut contents = Vec::with_capacity(chunks.len());
         for (chunk, id) in chunks {
-            if let Some(content) = frame.chunk(*chunk as usize, *id, &hasher) {
+            if let Some(content) = frame.chunk(*chunk as usize, *id) {
                 contents.push((*id, content));
             } else {
                 let problem = format!("frame {number} does not hold the chunk {id}");

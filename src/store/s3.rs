@@ -171,7 +171,7 @@ impl S3Store {
             .key(self.bucket.name_of(key))
             .range(format!("bytes={offset}-{last}"));
         let answer = request.send().await.map_err(|failure| self.failed(Operation::Read, Some(key), &failure))?;
-        if answer.content_length().and_then(|announced| u64::try_from(announced).ok()) > Some(length) {
+        if announced(&answer) > Some(length) {
             let attempt = self.attempt(Operation::Read, Some(key));
             let message = format!("{attempt}: the storage service does not answer ranges");
             return Err(Error::new(Code::Network, message).at_key(key));
@@ -357,10 +357,14 @@ struct Arriving {
     arrived: u64,
 }
 
+/// How many bytes an answer says that it has.
+fn announced(answer: &GetObjectOutput) -> Option<u64> {
+    answer.content_length().and_then(|length| u64::try_from(length).ok())
+}
+
 impl Arriving {
     fn new(answer: GetObjectOutput, limit: u64) -> Self {
-        let announced = answer.content_length().and_then(|length| u64::try_from(length).ok());
-        Self { body: answer.body, announced, limit, arrived: 0 }
+        Self { announced: announced(&answer), body: answer.body, limit, arrived: 0 }
     }
 }
 
