@@ -127,6 +127,7 @@ fn refused(entries: &[Entry], expected: &str) {
 }
 
 #[test]
+#[ignore = "slow; npm test runs it"]
 fn a_path_that_leads_elsewhere_is_refused() {
     for path in [
         "../escaped",
@@ -154,6 +155,7 @@ fn a_path_that_is_there_twice_or_out_of_order_is_refused() {
 }
 
 #[test]
+#[ignore = "slow; npm test runs it"]
 fn what_lies_below_a_link_or_a_file_is_refused() {
     let outside = bench().root.path().join("outside");
     for target in [Path::new("../outside"), Path::new("../../outside"), outside.as_path(), Path::new(".")] {

@@ -226,6 +226,7 @@ fn push_until(bench: &Bench, operation: &Operation) -> Result<PushReport> {
 }
 
 #[test]
+#[ignore = "slow; npm test runs it"]
 fn a_server_that_fails_now_and_then_only_costs_time() {
     use Fault::{Cut, LostAnswer, Reset, Silence, Status};
     for faults in [&[Status(503), Status(503)][..], &[Reset, Cut], &[LostAnswer, Status(500)], &[Silence]] {
@@ -247,6 +248,7 @@ fn a_server_that_fails_now_and_then_only_costs_time() {
 }
 
 #[test]
+#[ignore = "slow; npm test runs it"]
 fn a_server_that_only_fails_ends_in_a_clear_error_and_the_next_push_goes_on() {
     for (fault, expected) in [(Fault::Status(503), "NETWORK"), (Fault::Reset, "NETWORK"), (Fault::Status(403), "AUTH")]
     {

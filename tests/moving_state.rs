@@ -139,6 +139,7 @@ fn bench() -> Bench {
 }
 
 #[test]
+#[ignore = "slow; npm test runs it"]
 fn files_that_are_written_during_the_push_are_of_one_moment_each() {
     let bench = bench();
     let at = |name: &str| -> PathBuf { bench.state(&format!("workspace/{name}")) };
@@ -189,6 +190,7 @@ fn files_that_are_written_during_the_push_are_of_one_moment_each() {
 /// Directories that vanish, come back as links or files, and take over each other's names while the tree is walked. The
 /// tree of a snapshot is still a tree: each path once, and nothing below what is no directory.
 #[test]
+#[ignore = "slow; npm test runs it"]
 fn a_walk_through_changing_directories_gives_a_tree_that_can_be_read() {
     let bench = bench();
     let many = bench.state("workspace/many");

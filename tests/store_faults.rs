@@ -311,6 +311,7 @@ async fn a_busy_server_is_retryable_and_its_delay_is_known() {
 }
 
 #[tokio::test]
+#[ignore = "slow; npm test runs it"]
 async fn a_busy_server_is_asked_again() {
     let busy = refuse("503 Slow Down", "retry-after: 1\r\n", "SlowDown");
     let server = Server::playing([busy.clone(), Act::Reset, Act::Cut, busy, ok("bytes")]).await;
@@ -393,6 +394,7 @@ async fn a_body_that_moves_slowly_is_not_stalled() {
 }
 
 #[tokio::test]
+#[ignore = "slow; npm test runs it"]
 async fn an_upload_that_moves_slowly_is_not_stalled() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(64 * 1024).unwrap();
