@@ -1,15 +1,20 @@
 // Makes a realistic OpenClaw state directory for the benchmark, the same one every time, and models a day of use on it.
 //
-//   node benches/make-state.mjs make <dir> S|M|L      S: 5 MB, 190 files; M: 300 MB, 3,000 files; L: 2 GB, 20,000 files
+//   node benches/make-state.mjs make <dir> S|M|L|F    S: 5 MB, 190 files; M: 300 MB, 3,000 files; L: 2 GB, 20,000 files;
+//                                                     F: S and one file of 5 GB
 //   node benches/make-state.mjs mutate <dir> [day]    transcripts grow, notes are edited, added and deleted, databases too
+//
+// `M --times 4` holds four times as much; `mutate --times 4` changes as much of it as of one that was not multiplied.
 //
 // Needs Node 24 for node:sqlite. Contents have the statistics of the real thing (words, JSON lines, embeddings), no meaning;
 // no gateway could run on them. The layout is mostly that of before 2026.7, with many files, which is the harder one.
 
-import { appendFileSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync } from "node:fs";
-import { rmSync, statSync, writeFileSync } from "node:fs";
+import { createCipheriv } from "node:crypto";
+import { appendFileSync, closeSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, openSync } from "node:fs";
+import { readFileSync, readdirSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { parseArgs } from "node:util";
 import { DatabaseSync } from "node:sqlite";
 
 /** Sizes in bytes. Files get log-normal sizes between `smallest` and `largest` that add up to about `total`. */
@@ -33,6 +38,7 @@ const SIZES = {
     ...{ sessionRows: 20_000, rowsInWal: 800, cronRuns: 80, hooks: 120, excluded: 10 },
   },
 };
+SIZES.F = { ...SIZES.S, recording: 5e9 };
 const START = Date.UTC(2026, 0, 5);
 const WORDS = (
   "the of to and a in is it you that he was for on are with as I his they be at one have this from or had by hot but some " +
@@ -86,6 +92,17 @@ function embedding(length) {
   const bytes = Buffer.alloc(length);
   for (let at = 0; at + 4 <= length; at += 4) bytes.writeFloatLE((random() + random() + random() - 1.5) * 0.08, at);
   return bytes;
+}
+
+/** A file of `length` bytes that neither compress nor repeat: what AES gives for zeros. */
+function putNoise(file, length) {
+  const cipher = createCipheriv("aes-128-ctr", Buffer.alloc(16), Buffer.alloc(16));
+  const zeros = Buffer.alloc(1 << 20);
+  const descriptor = openSync(file, "w", 0o600);
+  for (let left = length; left > 0; left -= zeros.length) {
+    writeSync(descriptor, cipher.update(zeros.subarray(0, Math.min(left, zeros.length))));
+  }
+  closeSync(descriptor);
 }
 
 /** One line of a transcript: the user, the model with its thinking, a tool's call, or its result. */
@@ -198,10 +215,18 @@ function changeInWal(file, change) {
 
 const AGENT_DATABASE = "agents/main/agent/openclaw-agent.sqlite";
 
-function make(directory, size) {
+/** The same with so many times as many files and as much memory; each day in it is as it was. */
+function multiplied(parameters, times) {
+  const { transcripts, notes, memory } = parameters;
+  const more = ({ count, total, ...bounds }) => ({ count: count * times, total: total * times, ...bounds });
+  const larger = Object.fromEntries(Object.entries(memory).map(([agent, length]) => [agent, length * times]));
+  return { ...parameters, transcripts: more(transcripts), notes: more(notes), memory: larger };
+}
+
+function make(directory, size, times) {
   if (existsSync(directory)) throw new Error(`${directory} exists`);
   random = generator(7000 + size.charCodeAt(0));
-  const parameters = SIZES[size];
+  const parameters = multiplied(SIZES[size], times);
   const put = (name, data, mode) => write(path.join(directory, name), data, mode);
   const agents = Object.keys(parameters.memory);
 
@@ -236,6 +261,7 @@ function make(directory, size) {
   for (let i = 0; i < parameters.hooks; i++) {
     put(`hooks/${WORDS[i % 90]}-${i}/${i % 2 ? "handler.ts" : "HOOK.md"}`, prose(800));
   }
+  if (parameters.recording) putNoise(path.join(directory, "workspace/recording.bin"), parameters.recording);
   // What no backup should hold.
   for (let i = 0; i < parameters.excluded; i++) {
     put(`credentials/telegram-${i}.json`, '{ "token": "must-not-leave" }', 0o600);
@@ -263,7 +289,7 @@ function make(directory, size) {
   });
 }
 
-function mutate(directory, day) {
+function mutate(directory, day, times) {
   random = generator(day * 7919 + 11);
   const files = readdirSync(directory, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
@@ -275,7 +301,7 @@ function mutate(directory, day) {
   const transcripts = files.filter((name) => /sessions\/.*\.jsonl$/.test(name));
   const notes = files.filter((name) => /^workspace.*\.md$/.test(name) && !/\/(AGENTS|SOUL|MEMORY)\.md$/.test(name));
 
-  for (const name of take(transcripts, Math.max(3, Math.round(transcripts.length * 0.03)))) {
+  for (const name of take(transcripts, Math.max(3, Math.round((transcripts.length * 0.03) / times)))) {
     const grow = statSync(at(name)).size * 0.01;
     let added = "";
     for (let index = 5000; added.length < grow; index++) added += `${transcriptLine(index, 3000)}\n`;
@@ -288,7 +314,8 @@ function mutate(directory, day) {
   }
   for (const name of files.filter((file) => /memory\/[^/]*\.sqlite$/.test(file))) {
     const database = new DatabaseSync(at(name));
-    addMemories(database, Math.max(5, Math.round((statSync(at(name)).size / MEMORY_ROW_BYTES) * 0.005)));
+    const rows = statSync(at(name)).size / MEMORY_ROW_BYTES / times;
+    addMemories(database, Math.max(5, Math.round(rows * 0.005)));
     database.close();
   }
   changeInWal(at(AGENT_DATABASE), (database) => addSessions(database, 50));
@@ -297,10 +324,17 @@ function mutate(directory, day) {
   for (const name of take(notes, 3)) rmSync(at(name));
 }
 
-const [verb, directory, argument] = process.argv.slice(2);
-if (verb === "make" && directory && argument in SIZES) make(directory, argument);
-else if (verb === "mutate" && directory) mutate(directory, Number(argument ?? 1));
+const { positionals, values } = parseArgs({
+  allowPositionals: true,
+  options: { times: { type: "string", default: "1" } },
+});
+const [verb, directory, argument] = positionals;
+const times = Number(values.times);
+if (verb === "make" && directory && argument in SIZES && times >= 1) make(directory, argument, times);
+else if (verb === "mutate" && directory && times >= 1) mutate(directory, Number(argument ?? 1), times);
 else {
-  console.error("usage: make-state.mjs make <dir> S|M|L  or  make-state.mjs mutate <dir> [day]");
+  console.error(
+    "usage: make-state.mjs make <dir> S|M|L|F [--times n]  or  make-state.mjs mutate <dir> [day] [--times n]",
+  );
   process.exit(64);
 }

@@ -1,7 +1,8 @@
 // `npm run bench`: this product against restic, and `rclone copy` beside them where it is installed, on the same state, the
 // same S3 server, in the same run.
 //
-//   npm run bench -- --size M --runs 5          S, M or L: 5 MB, 300 MB, 2 GB (benches/make-state.mjs)
+//   npm run bench -- --size M --runs 5          S, M, L: 5 MB, 300 MB, 2 GB; F: one file of 5 GB (benches/make-state.mjs)
+//     --times 4                                 a state that holds four times as much; a day of use changes no more
 //     --only ours|restic|rclone                 one of them, without ratios
 //     --floor                                   what the first push cannot do without, each alone (benches/floor.rs)
 //     --build none                              use the addon that is there instead of `npm run build`
@@ -27,6 +28,7 @@ import { startSeaweed } from "../__test__/support/seaweed.mjs";
 import { ToolError, ensureTools, projectDir } from "../__test__/support/tools.mjs";
 import { readTree } from "../__test__/support/tree.mjs";
 
+const makeState = path.join(projectDir, "benches/make-state.mjs");
 const STEPS = ["first push", "nothing changed", "a day of use", "full restore", "one file"];
 /** What is in no snapshot of ours, so that restic need not carry it either. */
 const EXCLUDED = ["b2-backup", "credentials", "media", "*.tmp", "auth-profiles.json"];
@@ -45,7 +47,7 @@ const { values: options } = parseArgs({
   options: {
     ...{ size: { type: "string", default: "M" }, runs: { type: "string", default: "5" }, only: { type: "string" } },
     ...{ build: { type: "string", default: "release" }, json: { type: "string" } },
-    floor: { type: "boolean", default: false },
+    ...{ floor: { type: "boolean", default: false }, times: { type: "string", default: "1" } },
     ...{ "latency-ms": { type: "string", default: "0" }, "upload-rate": { type: "string", default: "0" } },
   },
 });
@@ -177,7 +179,7 @@ async function oneRun(index, contenders, tools, source, record) {
   }
   for (const step of STEPS) {
     if (step === "a day of use") {
-      const mutated = await run(tools.node, [path.join(projectDir, "benches/make-state.mjs"), "mutate", stateDir, "1"]);
+      const mutated = await run(tools.node, [makeState, "mutate", stateDir, "1", "--times", options.times]);
       if (mutated.code !== 0) throw new Error(mutated.stderr);
     }
     for (const contender of order) {
@@ -246,8 +248,8 @@ function printTable(measured, contenders) {
 
 async function bench() {
   const runs = Number(options.runs);
-  if (!["S", "M", "L"].includes(options.size) || !(runs >= 1))
-    throw new ToolError("--size is S, M or L, --runs at least 1");
+  if (!["S", "M", "L", "F"].includes(options.size) || !(runs >= 1))
+    throw new ToolError("--size is S, M, L or F, --runs at least 1");
   if (options.only !== undefined && !(options.only in ALL)) throw new ToolError("--only is ours, restic or rclone");
   const hasRclone = await run(rclonePath, ["version"]).then(
     () => true,
@@ -274,7 +276,9 @@ async function bench() {
   }
   const source = path.join(temporaryDirectory("bench-state"), "state");
   console.error(`making state ${options.size} ...`);
-  const made = await run(tools.node, [path.join(projectDir, "benches/make-state.mjs"), "make", source, options.size]);
+  const made = await run(tools.node, [makeState, "make", source, options.size, "--times", options.times], {
+    timeoutMs: 60 * 60_000,
+  });
   if (made.code !== 0) throw new Error(made.stderr);
 
   const measured = [];
@@ -289,7 +293,8 @@ async function bench() {
   const cpus = os.cpus();
   const load = options["latency-ms"] !== "0" ? `, ${options["latency-ms"]} ms latency` : "";
   const rate = options["upload-rate"] !== "0" ? `, ${Number(options["upload-rate"]) / 1e6} MB/s up` : "";
-  console.log(`State ${options.size}, medians of ${runs} runs, SeaweedFS on loopback${load}${rate}.`);
+  const times = options.times !== "1" ? ` ${options.times} times over` : "";
+  console.log(`State ${options.size}${times}, medians of ${runs} runs, SeaweedFS on loopback${load}${rate}.`);
   console.log(
     `${cpus.length} x ${cpus[0].model.trim()}, Node ${process.version}${resticVersion && `, ${resticVersion}`}. ` +
       `Node that does nothing: ${COLUMNS.wall.show(node.wall)}, ${COLUMNS.memory.show(node.memory)}.\n`,

@@ -1,8 +1,18 @@
 // Reads a directory tree into a plain object that can be compared: what each path is, its mode and a hash of its bytes.
 
 import { createHash } from "node:crypto";
-import { lstatSync, readFileSync, readdirSync, readlinkSync } from "node:fs";
+import { closeSync, lstatSync, openSync, readSync, readdirSync, readlinkSync } from "node:fs";
 import path from "node:path";
+
+/** Read piece by piece: a file may be larger than what Node holds in one buffer. */
+function sha256(file) {
+  const hash = createHash("sha256");
+  const piece = Buffer.alloc(1 << 20);
+  const descriptor = openSync(file, "r");
+  for (let length; (length = readSync(descriptor, piece)) > 0;) hash.update(piece.subarray(0, length));
+  closeSync(descriptor);
+  return hash.digest("hex");
+}
 
 /** `{ "a/b.md": "file 644 <sha256>", "a": "dir", "link": "link -> b.md" }`; `skip(path)` leaves paths out. */
 export function readTree(directory, skip = () => false) {
@@ -18,8 +28,7 @@ export function readTree(directory, skip = () => false) {
       else if (stat.isDirectory()) {
         tree[entry] = `dir ${mode}`;
         visit(entry);
-      } else if (stat.isFile())
-        tree[entry] = `file ${mode} ${createHash("sha256").update(readFileSync(file)).digest("hex")}`;
+      } else if (stat.isFile()) tree[entry] = `file ${mode} ${sha256(file)}`;
       else tree[entry] = `other ${mode}`;
     }
   };
