@@ -10,6 +10,7 @@ use crate::repository::id::{ChunkId, IndexId, MasterKeyId, PackId, SlotId, Snaps
 use crate::repository::index::{Index, IndexObject, PackEntry, open_index};
 use crate::repository::manifest::Summary;
 use crate::repository::pack::{MAX_FRAME, MAX_PACK, PackOpener, compress, decompress, pack_key};
+use crate::repository::pages::{make_absolute, make_relative};
 use crate::repository::read::check_parents;
 use crate::repository::seal::{Header, MasterKey, Role, Sealer};
 use crate::repository::slot::Slot;
@@ -21,13 +22,14 @@ use crate::store::{Listing, ObjectMeta};
 pub type Target = (&'static str, fn(&[u8]), fn() -> Vec<u8>);
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("slot", slot, || b"{\"format\":1,\"id\":\"00000000000000000000000000000000\"}".to_vec()),
     ("manifest", manifest, a_manifest),
     ("index", index, an_index),
     ("pack", pack, a_pack),
     ("frame", frame, || [&[0, 1, 0, 0, 0, 2, 0, 0, 0][..], b"hi"].concat()),
     ("tree", tree, a_tree),
+    ("page", page, a_page),
     ("names", names, || b"packs/aa/x\nindex/y\n2026-02-19T00-00-00Z-7f3a91c2/manifest.json".to_vec()),
     ("journal", journal, || b"{\"format\":1,\"undo\":false,\"mounts\":[],\"steps\":[]}".to_vec()),
 ];
@@ -136,6 +138,17 @@ pub fn tree(bytes: &[u8]) {
     let _ = check_parents(&entries);
 }
 
+/// A page of a database, stored with relative numbers.
+pub fn page(bytes: &[u8]) {
+    for number in [1, 2, 3, u32::MAX] {
+        let mut page = bytes.to_vec();
+        make_absolute(&mut page, number);
+        assert_eq!(page.len(), bytes.len());
+        make_relative(&mut page, number);
+        assert_eq!(page.len(), bytes.len());
+    }
+}
+
 /// The names in a listing, one a line. What is known is known by its own name.
 pub fn names(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
@@ -189,7 +202,21 @@ fn a_tree() -> Vec<u8> {
     Entry::new("a", Kind::Directory, 0o755, 0).write(&mut stream);
     Entry::new("a/b", Kind::File, 0o644, -1).with_content(&content).write(&mut stream);
     Entry::new("c", Kind::Symlink, 0o777, 0).with_target("a").write(&mut stream);
+    let pages = Content { size: 4096, ..content };
+    let mut database = Entry::new("d", Kind::Database, 0o600, 0).with_content(&pages);
+    database.relative_pages = Some(4096);
+    database.write(&mut stream);
     stream
+}
+
+/// A leaf of a table with one row, which goes on in another page.
+fn a_page() -> Vec<u8> {
+    let mut page = vec![0; 512];
+    page[..10].copy_from_slice(&[13, 0, 0, 0, 1, 0, 16, 0, 0, 16]);
+    // 2,000 bytes in row 1, of which 476 are here.
+    page[16..19].copy_from_slice(&[0x8f, 0x50, 1]);
+    page[19 + 476 + 3] = 9;
+    page
 }
 
 #[cfg(test)]
@@ -203,7 +230,10 @@ mod tests {
         let key = MasterKey::plain();
         assert!(PackEntry::of_pack(PackId([0; 16]), &a_pack(), |_, _| Ok(&key)).is_ok());
         assert!(IndexObject::from_compressed(&compress(&an_index()).unwrap(), "index/x").is_ok());
-        assert_eq!(Entries::new(&a_tree()).collect::<crate::Result<Vec<_>>>().unwrap().len(), 3);
+        assert_eq!(Entries::new(&a_tree()).collect::<crate::Result<Vec<_>>>().unwrap().len(), 4);
+        let mut page = a_page();
+        make_relative(&mut page, 3);
+        assert_eq!(page[19 + 476..][..4], [0, 0, 0, 6]);
         for (_, target, seed) in TARGETS {
             target(&seed());
         }

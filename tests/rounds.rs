@@ -509,6 +509,34 @@ fn what_was_prepared_is_applied_under_a_gateway_that_has_the_databases_open() {
 }
 
 #[test]
+fn pages_of_a_database_that_have_only_moved_are_not_stored_again() {
+    let bench = Bench::default();
+    let path = "memory/main.sqlite";
+    let tables = "CREATE TABLE files(path TEXT); CREATE TABLE chunks(id TEXT PRIMARY KEY, body BLOB, embedding BLOB)";
+    let database = sql(&bench, path, tables);
+    for number in 0..300 {
+        let (id, body) = (format!("{number}"), common::noise(1500, number));
+        database.execute("INSERT INTO chunks VALUES(?, ?, ?)", (id, body, common::noise(9000, 1000 + number))).unwrap();
+    }
+    let first = bench.push();
+    // In the copy, it is before the table that has all the content.
+    for number in 0..500 {
+        database.execute("INSERT INTO files VALUES(?)", [format!("notes/{number}.md")]).unwrap();
+    }
+    let second = bench.push();
+    assert!(first.uploaded_bytes > 3_000_000 && second.uploaded_bytes < 200_000, "{first:?} {second:?}");
+    assert_eq!(bench.problems(), Vec::<String>::new());
+    let pulled = bench.pull("latest");
+    let copy = rusqlite::Connection::open(pulled.join(path)).unwrap();
+    assert_eq!(copy.query_row("PRAGMA integrity_check", [], |row| row.get(0)), Ok("ok".to_owned()));
+    let sums = "SELECT (SELECT count(*) FROM files), (SELECT sum(length(body) + length(embedding)) FROM chunks)";
+    let sums_of = |database: &rusqlite::Connection| {
+        database.query_row(sums, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))).unwrap()
+    };
+    assert_eq!(sums_of(&copy), (500, 300 * 10_500));
+}
+
+#[test]
 fn a_machine_without_agent_content_restores_itself_and_one_with_content_does_not() {
     use openclaw_b2_backup::commands::{Operation, rollback};
     let bench = Bench::default();

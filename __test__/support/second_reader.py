@@ -284,14 +284,17 @@ class Repository:
         stream, previous = io.BytesIO(b"".join(map(self.chunk, level))), b""
         while stream.tell() < len(stream.getbuffer()):
             entry = cbor2.load(stream)
-            need(list(entry) == list(range(8)), f"the tree entry {entry} has other keys")
+            need(list(entry) in (list(range(8)), list(range(9))), f"the tree entry {entry} has other keys")
             path = entry[0].encode()
             need(previous < path or previous == b"", f"{entry[0]!r} is out of order")
             previous = path
             yield check_entry(*entry.values())
 
     def content(self, entry):
-        content = b"".join(map(self.chunk, entry["chunks"]))
+        chunks = map(self.chunk, entry["chunks"])
+        if entry["page"]:
+            chunks = (absolute_page(page, number) for number, page in enumerate(chunks, 1))
+        content = b"".join(chunks)
         whole = len(content) == entry["size"] and hashlib.sha256(content).hexdigest() == entry["sha256"]
         need(whole, f"{entry['path']}: its content has another size or hash")
         return content
@@ -309,15 +312,61 @@ class Repository:
                 yield self.content(entry) if entry["kind"] in ("file", "database") else b""
 
 
-def check_entry(path, kind, size, mode, mtime, sha256, chunks, target):
+def varint(page, at):
+    """A number of SQLite's, and where it ends."""
+    value = 0
+    for length in range(1, 9):
+        value = value << 7 | page[at + length - 1] & 127
+        if page[at + length - 1] < 128:
+            return value, at + length
+    return value << 8 | page[at + 8], at + 9
+
+
+def absolute_page(page, number):
+    """Section 8: the numbers in a page that was stored relative to its own."""
+    page, size = bytearray(page), len(page)
+    if number > 1 and (number - 2) % (size // 5 + 1) == 0:
+        return bytes(page)
+
+    def add_at(at):
+        (other,) = struct.unpack_from(">I", page, at)
+        struct.pack_into(">I", page, at, (other + number) % (1 << 32) if other else 0)
+
+    header = 100 if number == 1 else 0
+    kind = page[header]
+    if kind not in (2, 5, 10, 13):
+        add_at(0)
+        return bytes(page)
+    interior, table = kind in (2, 5), kind in (5, 13)
+    if interior:
+        add_at(header + 8)
+    (cells,) = struct.unpack_from(">H", page, header + 3)
+    most, least = size - 35 if table else (size - 12) * 64 // 255 - 23, (size - 12) * 32 // 255 - 23
+    for at in struct.unpack_from(f">{cells}H", page, header + (12 if interior else 8)):
+        if interior:
+            add_at(at)
+            at += 4
+        if kind == 5:
+            continue
+        payload, at = varint(page, at)
+        if table:
+            _rowid, at = varint(page, at)
+        if payload > most:
+            local = least + (payload - least) % (size - 4)
+            add_at(at + (local if local <= most else least))
+    return bytes(page)
+
+
+def check_entry(path, kind, size, mode, mtime, sha256, chunks, target, page=None):
     kind, ids = KINDS[kind], ids_of(chunks)
     if kind != "exception":
         need(not {"", ".", ".."} & set(path.split("/")), f"{path!r} leads elsewhere")
         need("\0" not in path and len(path.encode()) <= 4096, f"{path!r} is no path")
         has_content = kind in ("file", "database")
         fits = len(sha256) == 32 * has_content and (size > 0) == bool(ids) and (has_content or not ids)
-        need(fits and mode <= 0o7777, f"{path!r}: contradicts itself")
-    values = dict(path=path, kind=kind, size=size, mode=mode, mtime=mtime, chunks=ids)
+        pages = page is None or kind == "database" and page in (4096, 8192, 16384, 32768, 65536) and size == page * len(ids)
+        need(fits and pages and mode <= 0o7777, f"{path!r}: contradicts itself")
+    values = dict(path=path, kind=kind, size=size, mode=mode, mtime=mtime, chunks=ids, page=page)
     return {**values, "sha256": sha256.hex() or None, "target": target or None}
 
 
@@ -387,7 +436,7 @@ def main():
     for entry in entries:
         if entry["kind"] in ("file", "database"):
             repository.content(entry)
-        del entry["chunks"]
+        del entry["chunks"], entry["page"]
     return {"snapshot": snapshot, "entries": entries}
 
 

@@ -20,6 +20,7 @@ use crate::error::{Code, Error, Result};
 use crate::repository::chunk::{ChunkSizes, Chunker};
 use crate::repository::id::{ChunkId, hex};
 use crate::repository::open::Repository;
+use crate::repository::pages;
 use crate::repository::read::tree_cache_key;
 use crate::repository::restore::sha256_of;
 use crate::repository::seal::MasterKey;
@@ -449,7 +450,7 @@ impl<'j> Reader<'j> {
             before = file.metadata()?;
         }
         file.rewind()?;
-        let content = self.store(&mut file.take(before.len()), ChunkSizes::for_size(before.len()))?;
+        let content = self.store(&mut file.take(before.len()), ChunkSizes::for_size(before.len()), None)?;
         let after = file.metadata()?;
         let same = |field: fn(&std::fs::Metadata) -> i64| field(&before) == field(&after);
         Ok(if content.size == before.len() && after.len() == before.len() && same(mtime) {
@@ -477,12 +478,16 @@ impl<'j> Reader<'j> {
         let result = copied.and_then(|()| {
             let mut file = File::open(&copy).map_err(|error| Error::io("read", &copy, error))?;
             let length = file.metadata()?.len();
-            let sizes = ChunkSizes::for_database(length, database::page_size(&mut file)?);
-            self.store(&mut file, sizes)
+            let page = database::page_size(&mut file)?;
+            let sizes = ChunkSizes::for_database(length, page);
+            let relative = sizes.are_pages(page) && pages::are_movable(&mut file, page as usize)?;
+            file.rewind()?;
+            let relative = relative.then_some(page);
+            Ok((self.store(&mut file, sizes, relative)?, relative))
         });
         let _ = std::fs::remove_file(&copy);
-        let content = match result {
-            Ok(content) => content,
+        let (content, relative) = match result {
+            Ok(stored) => stored,
             Err(error) if error.code() == Code::Cancelled => return Err(error),
             // Nothing is wrong with the database: a snapshot without it would push out those that have it.
             Err(error) if error.code() == Code::Io && database::is_no_place_for_copies(&self.job.temporary, &error) => {
@@ -496,6 +501,7 @@ impl<'j> Reader<'j> {
         let meta = std::fs::symlink_metadata(path)?;
         let mut entry =
             Entry::new(found.path.as_str(), Kind::Database, mode(&meta), mtime(&meta)).with_content(&content);
+        entry.relative_pages = relative;
         // The time of a database says when something was written to it, be it only a lease that is renewed each minute.
         // With the same content it stays what it was.
         if let Some(known) = known
@@ -507,16 +513,25 @@ impl<'j> Reader<'j> {
         Ok(Some(self.kept(entry, before)))
     }
 
-    /// Chunks, hashes and stores what `source` gives.
-    fn store(&mut self, source: &mut dyn Read, sizes: ChunkSizes) -> Result<Content> {
+    /// Chunks, hashes and stores what `source` gives, be it pages of a database that are made `relative`.
+    fn store(&mut self, source: &mut dyn Read, sizes: ChunkSizes, relative: Option<u32>) -> Result<Content> {
         let mut content = Content { size: 0, sha256: [0; 32], chunks: Vec::new() };
-        let mut hasher = Sha256::new();
+        let (mut hasher, mut page) = (Sha256::new(), Vec::new());
         let (sink, job) = (&mut self.sink, self.job);
         job.chunker.split(source, sizes, &mut self.buffer, |chunk| {
             job.operation.check()?;
             hasher.update(chunk);
+            let id = match relative {
+                None => sink.add(chunk)?,
+                Some(size) => {
+                    page.clear();
+                    page.extend_from_slice(chunk);
+                    pages::make_relative(&mut page, pages::number_at(content.size, size));
+                    sink.add(&page)?
+                }
+            };
+            content.chunks.push(id);
             content.size += chunk.len() as u64;
-            content.chunks.push(sink.add(chunk)?);
             job.meter.bytes(chunk.len() as u64);
             Ok::<_, Error>(())
         })?;

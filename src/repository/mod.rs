@@ -10,6 +10,7 @@ pub mod legacy;
 pub mod manifest;
 pub mod open;
 pub mod pack;
+pub mod pages;
 pub mod plain;
 pub mod read;
 pub mod recovery_code;

@@ -3,6 +3,7 @@
 //! Nothing is written outside the directory, whatever the tree says: paths were checked when the tree was read, and
 //! every access goes through a handle of the directory that refuses to leave it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use sha2::{Digest, Sha256};
 use super::id::ChunkId;
 use super::index::Index;
 use super::open::Repository;
+use super::pages;
 use super::read::missing;
 use super::tree::{Entry, Kind};
 use crate::commands::{Exception, Meter, Operation};
@@ -36,6 +38,9 @@ struct Place {
     file: u32,
     offset: u64,
 }
+
+/// A part of a file and where it belongs.
+type Part<'c> = (u64, Cow<'c, [u8]>);
 
 /// The files that are being written.
 pub(super) struct Target {
@@ -187,9 +192,13 @@ impl Target {
 
     /// Writes chunks to all the places they go to. Called from several threads at once.
     fn write(&self, chunks: &[(ChunkId, &[u8])]) -> Result<()> {
-        let mut by_file: HashMap<u32, Vec<(u64, &[u8])>> = HashMap::new();
+        let mut by_file: HashMap<u32, Vec<Part<'_>>> = HashMap::new();
         for (id, content) in chunks {
             for place in self.places.get(id).into_iter().flatten() {
+                let mut content = Cow::Borrowed(*content);
+                if let Some(size) = self.files[place.file as usize].relative_pages {
+                    pages::make_absolute(content.to_mut(), pages::number_at(place.offset, size));
+                }
                 by_file.entry(place.file).or_default().push((place.offset, content));
             }
         }

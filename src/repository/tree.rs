@@ -4,6 +4,8 @@
 //! The list of the stream's chunks is a stream again until it is short enough for the manifest, so that a manifest has
 //! the same size for ten files and for a million.
 
+use std::ops::RangeInclusive;
+
 use minicbor::{Decode, Decoder, Encode};
 
 use super::id::ChunkId;
@@ -15,6 +17,8 @@ pub const ROOT_CHUNKS: usize = 32;
 pub const MAX_DEPTH: u8 = 6;
 /// The longest path that is stored, in bytes; Linux has 4096.
 const MAX_PATH: usize = 4096;
+/// The sizes of a database's pages, powers of two, for which each page is a chunk.
+pub const PAGE_SIZES: RangeInclusive<u32> = 4 << 10..=64 << 10;
 
 /// What a tree entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
@@ -65,6 +69,9 @@ pub struct Entry {
     /// A symlink's target, an exception's reason, else empty.
     #[n(7)]
     pub target: String,
+    /// The size of a database's pages in bytes, where each is a chunk that was [made relative](super::pages::make_relative).
+    #[n(8)]
+    pub relative_pages: Option<u32>,
 }
 
 impl Entry {
@@ -80,6 +87,7 @@ impl Entry {
             sha256: Vec::new(),
             chunks: Vec::new(),
             target: String::new(),
+            relative_pages: None,
         }
     }
 
@@ -128,7 +136,12 @@ impl Entry {
         } else {
             self.sha256.is_empty() && self.chunks.is_empty() && self.size == 0
         };
-        if content_fits && self.mode <= 0o7777 {
+        let pages_fit = self.relative_pages.is_none_or(|page| {
+            let is_whole = PAGE_SIZES.contains(&page) && page.is_power_of_two();
+            let count = (self.chunks.len() / 16) as u64;
+            self.kind == Kind::Database && is_whole && Some(self.size) == count.checked_mul(u64::from(page))
+        });
+        if content_fits && pages_fit && self.mode <= 0o7777 {
             Ok(())
         } else {
             Err(Error::corrupt(&self.path, "the tree entry contradicts itself"))
@@ -305,6 +318,11 @@ mod tests {
         stream.clear();
         Entry::new("old", Kind::Symlink, 0o777, -1).with_target("note.md").write(&mut stream);
         assert_eq!(hex(&stream), "a800636f6c6401020200031901ff04200540064007676e6f74652e6d64");
+        stream.clear();
+        let mut database = Entry::new("d", Kind::Database, 0o600, 0);
+        database.relative_pages = Some(4096);
+        database.write(&mut stream);
+        assert_eq!(hex(&stream), "a90061640103020003190180040005400640076008191000");
     }
 
     #[test]
@@ -338,11 +356,12 @@ mod tests {
         fn whatever_is_read_stays_below_the_directory(
             path in "[a/.\\\\\0]{0,8}",
             kind in prop::sample::select(vec![Kind::File, Kind::Directory, Kind::Symlink, Kind::Database]),
-            size in 0u64..3, mode in any::<u32>(), mtime in any::<i64>(),
+            size in prop_oneof![0_u64..3, Just(4096)], mode in any::<u32>(), mtime in any::<i64>(),
             sha256 in prop::sample::select(vec![vec![], vec![1; 32], vec![1; 33]]),
             chunks in prop::sample::select(vec![vec![], vec![2; 16], vec![2; 17]]),
+            relative_pages in prop::sample::select(vec![None, Some(0), Some(1), Some(4096), Some(4097), Some(u32::MAX)]),
         ) {
-            let entry = Entry { path, kind, size, mode, mtime, sha256, chunks, target: String::new() };
+            let entry = Entry { path, kind, size, mode, mtime, sha256, chunks, target: String::new(), relative_pages };
             let mut stream = Vec::new();
             entry.write(&mut stream);
             let read: Vec<_> = Entries::new(&stream).collect();
@@ -352,6 +371,7 @@ mod tests {
                 let below = std::path::Path::new(&entry.path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
                 prop_assert!(below && !entry.path.contains('\0') && entry.mode <= 0o7777);
                 prop_assert_eq!(entry.chunks().len() > 0, entry.size > 0);
+                prop_assert!(matches!((relative_pages, kind, size), (None, ..) | (Some(4096), Kind::Database, 0 | 4096)));
             }
         }
 

@@ -70,12 +70,12 @@ pub fn has_magic(path: &Path) -> bool {
 ///
 /// # Errors
 /// Those of reading.
-pub fn page_size(file: &mut File) -> io::Result<usize> {
+pub fn page_size(file: &mut File) -> io::Result<u32> {
     // <https://sqlite.org/fileformat2.html>, section 1.3.2.
     let mut header = [0; 18];
     file.read_exact(&mut header)?;
     file.rewind()?;
-    let size = usize::from(u16::from_be_bytes([header[16], header[17]]));
+    let size = u32::from(u16::from_be_bytes([header[16], header[17]]));
     Ok(if size == 1 { 1 << 16 } else { size })
 }
 
