@@ -17,16 +17,22 @@ use napi::bindgen_prelude::{
 use napi::bindgen_prelude::{FunctionRef, JsValue};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Env, Status};
-use napi_derive::napi;
+use napi_derive::{module_init, napi};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use crate::commands::{self, Operation};
 use crate::config::{self, Resolve};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::state::openclaw_config::Environment;
 use crate::store::Deletion;
 use crate::task::{self, blocking};
+
+#[module_init]
+fn loaded() {
+    memory::return_what_is_freed();
+}
 
 /// Weak, so that it does not keep the process alive; short of room it drops events.
 type OnProgress = ThreadsafeFunction<Progress, Unknown<'static>, Progress, Status, false, true, 8>;

@@ -12,6 +12,8 @@ pub mod config;
 pub mod error;
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(all(feature = "addon", not(test)))]
+mod memory;
 pub mod repository;
 pub mod state;
 pub mod store;
