@@ -5,8 +5,9 @@
 
 use std::io::{self, Read};
 
-use super::tree::PAGE_SIZES;
 use fastcdc::v2020::{Normalization, cut_gear, select_masks};
+
+use super::pages;
 
 /// Smallest, average and largest chunk, in bytes. All even, as the algorithm demands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,12 +46,11 @@ impl ChunkSizes {
     #[must_use]
     pub fn for_database(size: u64, page: u32) -> Self {
         let sizes = Self::for_size(size);
-        let page_size = page as usize;
-        if sizes == Self::SMALL && PAGE_SIZES.contains(&page) {
-            Self { min: page_size, average: page_size, max: page_size }
-        } else {
-            sizes
+        if sizes != Self::SMALL || !pages::is_size(page) {
+            return sizes;
         }
+        let page = page as usize;
+        Self { min: page, average: page, max: page }
     }
 
     /// Whether each chunk, but the last, has so many bytes.

@@ -15,6 +15,13 @@ const RESERVED: usize = 20;
 /// What precedes the b-tree in the first page.
 const FILE_HEADER: usize = 100;
 
+/// Whether a database with pages of so many bytes may have each of them stored as a chunk: SQLite has powers of two, and smaller
+/// ones would cost more in the index than they save.
+#[must_use]
+pub fn is_size(bytes: u32) -> bool {
+    (4 << 10..=64 << 10).contains(&bytes) && bytes.is_power_of_two()
+}
+
 /// Makes the numbers in a whole `page`, the one with `number` (from 1 on), relative to it.
 pub fn make_relative(page: &mut [u8], number: u32) {
     change_numbers(page, number, |other| other.wrapping_sub(number));

@@ -4,11 +4,10 @@
 //! The list of the stream's chunks is a stream again until it is short enough for the manifest, so that a manifest has
 //! the same size for ten files and for a million.
 
-use std::ops::RangeInclusive;
-
 use minicbor::{Decode, Decoder, Encode};
 
 use super::id::ChunkId;
+use super::pages;
 use crate::error::{Error, Result};
 
 /// The most chunks that a [`Root`] names itself; beyond, the list becomes a stream.
@@ -17,8 +16,6 @@ pub const ROOT_CHUNKS: usize = 32;
 pub const MAX_DEPTH: u8 = 6;
 /// The longest path that is stored, in bytes; Linux has 4096.
 const MAX_PATH: usize = 4096;
-/// The sizes of a database's pages, powers of two, for which each page is a chunk.
-pub const PAGE_SIZES: RangeInclusive<u32> = 4 << 10..=64 << 10;
 
 /// What a tree entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
@@ -137,9 +134,8 @@ impl Entry {
             self.sha256.is_empty() && self.chunks.is_empty() && self.size == 0
         };
         let pages_fit = self.relative_pages.is_none_or(|page| {
-            let is_whole = PAGE_SIZES.contains(&page) && page.is_power_of_two();
             let count = (self.chunks.len() / 16) as u64;
-            self.kind == Kind::Database && is_whole && Some(self.size) == count.checked_mul(u64::from(page))
+            self.kind == Kind::Database && pages::is_size(page) && Some(self.size) == count.checked_mul(u64::from(page))
         });
         if content_fits && pages_fit && self.mode <= 0o7777 {
             Ok(())
