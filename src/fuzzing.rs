@@ -178,7 +178,12 @@ fn an_index() -> Vec<u8> {
     use crate::repository::index::FrameEntry;
     let frames = vec![FrameEntry::new(60, 100, &[(ChunkId([3; 16]), 10), (ChunkId([4; 16]), 20)])];
     let pack = PackEntry { id: PackId([1; 16]), size: 1000, frames, header: vec![0; 56] };
-    let object = IndexObject { live: vec![pack.clone()], condemned: vec![pack], damaged: vec![PackId([1; 16])] };
+    let object = IndexObject {
+        live: vec![pack.clone()],
+        condemned: vec![pack],
+        damaged: vec![PackId([1; 16])],
+        orphans: vec![PackId([3; 16])],
+    };
     minicbor::to_vec(object).unwrap_or_default()
 }
 

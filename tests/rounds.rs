@@ -4,11 +4,13 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use common::{Bench, Gateway, Node, Tree, assert_same, code, noise, tree};
+use openclaw_b2_backup::commands::{Operation, prune};
 
 fn populate(bench: &Bench) {
     bench.write("openclaw.json", "{}");
@@ -329,9 +331,8 @@ fn a_condemned_pack_that_a_snapshot_needs_after_all_is_taken_back_into_use() {
     bench.write("workspace/noise.bin", noise(400_000, 2));
     bench.push();
     let grace = std::time::Duration::ZERO;
-    let operation = openclaw_b2_backup::commands::Operation::default();
-    let prune =
-        || bench.run(openclaw_b2_backup::commands::prune::prune_after(&bench.target, grace, &operation)).unwrap();
+    let operation = Operation::default();
+    let prune = || bench.run(prune::prune_after(&bench.target, grace, &operation)).unwrap();
     assert!(prune().condemned_packs > 0);
     // A push that relied on the packs commits only now. (Here: the manifest of before comes back.)
     fs::create_dir_all(kept_manifest.parent().unwrap()).unwrap();
@@ -346,10 +347,55 @@ fn a_condemned_pack_that_a_snapshot_needs_after_all_is_taken_back_into_use() {
     assert!(matches!(expected["workspace/noise.bin"], Node::File { .. }));
 }
 
+/// A machine sleeps for longer than the grace period after it has stored a pack. It may name the pack when it wakes, and
+/// commit, before another one that has looked at the store meanwhile does what it decided.
+#[test]
+fn a_pack_that_nobody_names_is_condemned_before_it_is_deleted() {
+    let bench = Bench::default();
+    populate(&bench);
+    bench.push();
+    let before = stored_names(&bench);
+    bench.write("workspace/noise.bin", noise(400_000, 1));
+    let expected = bench.tree();
+    let snapshot = bench.push().snapshot.unwrap();
+    let other = bench.other_machine("other");
+    let operation = Operation::default();
+    let prune = || bench.run(prune::prune_after(&other, std::time::Duration::ZERO, &operation)).unwrap();
+
+    let new: Vec<_> = stored_names(&bench).difference(&before).cloned().collect();
+    let (packs, names): (Vec<_>, Vec<_>) = new.iter().partition(|path| path.iter().any(|part| part == "packs"));
+    assert!(packs.len() == 1 && names.len() == 2, "{new:?}");
+    let slept: Vec<_> = names.iter().map(|path| (path, fs::read(path).unwrap())).collect();
+    for path in &names {
+        fs::remove_file(path).unwrap();
+    }
+    let pruned = prune();
+    assert_eq!((pruned.condemned_packs, pruned.deleted_packs), (1, 0), "{pruned:?}");
+    for (path, content) in &slept {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    assert_eq!(prune().deleted_packs, 0);
+    assert_eq!(prune().deleted_packs, 0);
+    assert!(bench.problems().is_empty());
+    assert_same(&tree(&bench.pull(&snapshot)), &expected);
+
+    // It never wakes.
+    for path in stored_names(&bench).difference(&before).filter(|path| !packs.contains(path)) {
+        fs::remove_file(path).unwrap();
+    }
+    assert_eq!((prune().condemned_packs, prune().deleted_packs), (1, 1));
+    assert_eq!(stored_names(&bench), before);
+}
+
+fn stored_names(bench: &Bench) -> BTreeSet<std::path::PathBuf> {
+    let walk = walkdir::WalkDir::new(bench.repository()).into_iter().flatten();
+    walk.filter(|entry| entry.file_type().is_file()).map(walkdir::DirEntry::into_path).collect()
+}
+
 /// The stored files below `folder` of the repository.
 fn stored(bench: &Bench, folder: &str) -> Vec<std::path::PathBuf> {
-    let walk = walkdir::WalkDir::new(bench.repository()).into_iter().flatten();
-    let files = walk.filter(|entry| entry.file_type().is_file()).map(walkdir::DirEntry::into_path);
+    let files = stored_names(bench).into_iter();
     files.filter(|path| path.strip_prefix(bench.repository()).unwrap().iter().any(|part| part == folder)).collect()
 }
 

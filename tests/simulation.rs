@@ -1085,6 +1085,9 @@ fn whatever_machines_and_store_do_nothing_that_is_listed_is_lost() {
         simulate_all(20_018..20_019);
         // A verify took a pack that another machine deleted meanwhile for damage.
         simulate_all(3_072..3_073);
+        // A machine slept for days between its pack and the index object that names it, and another one, that had looked at
+        // the store before, deleted the pack as an orphan.
+        simulate_all(1_776..1_777);
     });
 }
 

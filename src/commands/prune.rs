@@ -3,7 +3,8 @@
 //! Deleting is two-phase, since other machines may be pushing at the same time, and no store has a lock that is worth
 //! the name. First a pack is condemned by an index object: from then on no push relies on it, but it can still be read.
 //! Only after a grace period, by the store's clock, and after another look at every snapshot is it deleted; if a push
-//! that was under way did rely on it, it is taken back into use instead.
+//! that was under way did rely on it, it is taken back into use instead. A pack that no index object names goes the same way:
+//! the machine that stored it may wake after days, and name it.
 //!
 //! Where the key may not delete, all of this is left to one that may. What Object Lock keeps is left until it may go.
 
@@ -386,7 +387,6 @@ async fn sweep(
     // Without a grace period nothing depends on clocks.
     let is_over = move |meta: &ObjectMeta| grace.is_zero() || age_is_over(meta);
     decide_condemned(repository, &index, &needed, is_over, operation, report).await?;
-    delete_orphans(repository, &index, is_over, operation, report).await?;
     condemn(repository, &index, &needed, is_over, report).await?;
     merge(repository, operation, report).await
 }
@@ -431,8 +431,8 @@ async fn index_objects(repository: &Repository) -> Result<Vec<(IndexId, ObjectMe
     Ok(objects)
 }
 
-/// Condemns the live packs that nothing needs. They stay readable for the grace period. Young ones are spared: the push
-/// that made them may be about to commit.
+/// Condemns the live packs that nothing needs, and those that no index object names. They stay readable for the grace period.
+/// Young ones are spared: the push that made them may be about to commit.
 async fn condemn(
     repository: &mut Repository,
     index: &Index,
@@ -446,9 +446,12 @@ async fn condemn(
     let unused = index.packs.iter().enumerate().filter(|(number, _)| !used.contains(&(*number as u32)));
     let unused: Vec<PackEntry> =
         unused.filter(|(_, pack)| !pack.condemned && is_old(&pack.entry)).map(|(_, pack)| pack.entry.clone()).collect();
-    report.condemned_packs += unused.len() as u64;
-    for object in IndexObject::split(Vec::new(), unused) {
-        repository.put_index(&object).await?;
+    let is_unnamed = |id: &PackId| index.pack(*id).is_none() && !index.orphans.contains(id);
+    let packs = repository.contents.packs.iter();
+    let orphans: Vec<PackId> = packs.filter(|(id, meta)| is_unnamed(id) && is_over(meta)).map(|(id, _)| *id).collect();
+    report.condemned_packs += (unused.len() + orphans.len()) as u64;
+    for object in IndexObject::split(Vec::new(), unused).iter().chain(&condemning(orphans)) {
+        repository.put_index(object).await?;
     }
     Ok(())
 }
@@ -462,7 +465,7 @@ async fn replaceable(
     let (mut free, mut bound) = (Vec::new(), HashSet::new());
     for (id, meta, object) in objects {
         if is_locked(repository, &index_key(id), report).await? {
-            bound.extend(object.live.iter().chain(&object.condemned).map(|pack| pack.id));
+            bound.extend(object.live.iter().map(|pack| pack.id).chain(object.condemned_ids()));
         } else {
             free.push((id, meta, object));
         }
@@ -483,13 +486,19 @@ async fn decide_condemned(
     let (objects, bound) = replaceable(repository, index_objects(repository).await?, report).await?;
     let live = index.packs.iter().filter(|pack| pack.is_reliable()).map(|pack| &pack.entry);
     let live: HashSet<ChunkId> = live.flat_map(PackEntry::chunk_ids).collect();
-    let (mut revived, mut dead) = (BTreeMap::new(), BTreeMap::new());
+    let (mut revived, mut dead) = (BTreeMap::new(), BTreeSet::new());
     let mut decided = BTreeSet::new();
     for (id, meta, object) in &objects {
-        let (back, rest): (Vec<_>, Vec<_>) = object.condemned.iter().partition(|pack| needed.needs(pack, &live));
-        let mut gone = if is_over(meta) { rest } else { Vec::new() };
-        for pack in &gone {
-            if bound.contains(&pack.id) || is_locked(repository, &pack_key(pack.id), report).await? {
+        let named_since = object.orphans.iter().filter_map(|id| index.pack(*id)).map(|pack| &pack.entry);
+        let back = object.condemned.iter().chain(named_since).filter(|pack| needed.needs(pack, &live));
+        let back: BTreeMap<PackId, PackEntry> = back.map(|pack| (pack.id, pack.clone())).collect();
+        let mut gone: Vec<PackId> = if is_over(meta) {
+            object.condemned_ids().filter(|id| !back.contains_key(id)).collect()
+        } else {
+            Vec::new()
+        };
+        for id in &gone {
+            if bound.contains(id) || is_locked(repository, &pack_key(*id), report).await? {
                 gone = Vec::new();
                 break;
             }
@@ -497,12 +506,12 @@ async fn decide_condemned(
         if !back.is_empty() || !gone.is_empty() {
             decided.insert(*id);
         }
-        revived.extend(back.into_iter().map(|pack| (pack.id, pack.clone())));
-        dead.extend(gone.into_iter().map(|pack| (pack.id, pack.clone())));
+        revived.extend(back);
+        dead.extend(gone);
     }
-    dead.retain(|id, _| !revived.contains_key(id));
+    dead.retain(|id| !revived.contains_key(id));
     // Nothing that is needed is missing: what an old object says of packs that are gone, or were cut, is of no use.
-    let is_gone = |meta: &ObjectMeta, id: PackId| dead.contains_key(&id) || (is_over(meta) && index.pack(id).is_none());
+    let is_gone = |meta: &ObjectMeta, id: PackId| dead.contains(&id) || (is_over(meta) && index.pack(id).is_none());
     let names_gone = |(_, meta, object): &(IndexId, ObjectMeta, IndexObject)| {
         object.live.iter().any(|pack| is_gone(meta, pack.id)) || object.damaged.iter().any(|id| is_gone(meta, *id))
     };
@@ -514,17 +523,19 @@ async fn decide_condemned(
     // 1. What these objects say, without what is about to go.
     let mut kept = revived.clone();
     let mut condemned = BTreeMap::new();
-    let mut damaged = BTreeSet::new();
+    let (mut damaged, mut orphans) = (BTreeSet::new(), BTreeSet::new());
     for (_, meta, object) in &rewritten {
         let stays = |pack: &&PackEntry| !is_gone(meta, pack.id);
         kept.extend(object.live.iter().filter(stays).map(|pack| (pack.id, pack.clone())));
         let still = object.condemned.iter().filter(stays).filter(|pack| !revived.contains_key(&pack.id));
         condemned.extend(still.map(|pack| (pack.id, pack.clone())));
         damaged.extend(object.damaged.iter().filter(|id| !is_gone(meta, **id)));
+        orphans.extend(object.orphans.iter().filter(|id| !dead.contains(id) && !revived.contains_key(id)));
     }
     let live_objects = IndexObject::split(kept.into_values().collect(), Vec::new());
     let condemning_objects = IndexObject::split(Vec::new(), condemned.into_values().collect());
-    for object in live_objects.iter().chain(&condemning_objects).chain(&marks(damaged)) {
+    let orphans = condemning(orphans.into_iter().collect());
+    for object in live_objects.iter().chain(&condemning_objects).chain(&orphans).chain(&marks(damaged)) {
         repository.put_index(object).await?;
     }
     // 2. The objects that still call the dead ones live. Those that condemn them stay until the end, so that at no
@@ -533,7 +544,7 @@ async fn decide_condemned(
         repository.store.delete(&index_key(*id)).await?;
     }
     // 3. The packs.
-    for id in dead.keys() {
+    for id in &dead {
         operation.check()?;
         let Some(stored) = Arc::make_mut(&mut repository.contents).packs.remove(id) else { continue };
         repository.store.delete(&pack_key(*id)).await?;
@@ -553,33 +564,9 @@ pub(super) fn marks(damaged: BTreeSet<PackId>) -> Option<IndexObject> {
     (!damaged.is_empty()).then(|| IndexObject { damaged, ..IndexObject::default() })
 }
 
-/// Deletes packs that no index object has named for so long that no push can be about to.
-async fn delete_orphans(
-    repository: &mut Repository,
-    index: &Index,
-    is_over: impl Fn(&ObjectMeta) -> bool,
-    operation: &Operation,
-    report: &mut PruneReport,
-) -> Result<()> {
-    let orphans: Vec<(PackId, u64)> = repository
-        .contents
-        .packs
-        .iter()
-        .filter(|(id, _)| index.pack(**id).is_none())
-        .filter(|(_, meta)| is_over(meta))
-        .map(|(id, meta)| (*id, meta.size))
-        .collect();
-    for (id, size) in orphans {
-        operation.check()?;
-        if is_locked(repository, &pack_key(id), report).await? {
-            continue;
-        }
-        repository.store.delete(&pack_key(id)).await?;
-        Arc::make_mut(&mut repository.contents).packs.remove(&id);
-        report.deleted_packs += 1;
-        report.freed_bytes += size;
-    }
-    Ok(())
+/// An index object that condemns these packs, which none names, if there are any.
+fn condemning(orphans: Vec<PackId>) -> Option<IndexObject> {
+    (!orphans.is_empty()).then(|| IndexObject { orphans, ..IndexObject::default() })
 }
 
 /// Drops from the local cache what the repository does not have any more.
@@ -615,7 +602,7 @@ async fn merge(repository: &mut Repository, operation: &Operation, report: &mut 
     let counted = report.locked_objects;
     let (objects, _) = replaceable(repository, objects, report).await?;
     report.locked_objects = counted;
-    let small: Vec<_> = objects.into_iter().filter(|(_, _, object)| object.condemned.is_empty()).collect();
+    let small: Vec<_> = objects.into_iter().filter(|(_, _, object)| object.condemned_ids().next().is_none()).collect();
     if small.len() <= MANY_INDEX_OBJECTS / 2 {
         return Ok(());
     }

@@ -24,7 +24,7 @@ use crate::task::{cores, in_parallel};
 /// A push that took longer than this looks again at what the store holds before it commits. Far below the grace period
 /// after which other machines delete packs.
 const TRUST_LISTING: Duration = Duration::from_mins(10);
-/// The oldest pack of an interrupted run that is taken over; older ones may be about to be deleted as orphans.
+/// The oldest pack of an interrupted run that is taken over; older ones may be about to be condemned as orphans.
 const ADOPT_BELOW_AGE: Duration = Duration::from_hours(12);
 /// Locks renewed at once.
 const PARALLEL_LOCKS: usize = 8;
@@ -335,10 +335,11 @@ pub(super) enum WhenUnchanged {
     Store,
 }
 
-/// Packs that an interrupted run has uploaded, as far as the store has them whole and no index object names them.
+/// Packs that an interrupted run has uploaded, as far as the store has them whole and no index object names or condemns them.
 fn packs_to_adopt(repository: &Repository, index: &Index, pending: Vec<PackEntry>) -> Vec<PackEntry> {
     let usable = |pack: &PackEntry| {
         index.pack(pack.id).is_none()
+            && !index.orphans.contains(&pack.id)
             && pack.is_plain() == repository.keyring.is_plain()
             && repository.contents.packs.get(&pack.id).is_some_and(|stored| {
                 let age = repository.store.now().duration_since(stored.modified).unwrap_or_default();

@@ -121,9 +121,17 @@ pub struct IndexObject {
     /// Packs in which a reader found damage: no push relies on them, and reads take what they can from others.
     #[cbor(n(2), with = "pack_ids", has_nil)]
     pub damaged: Vec<PackId>,
+    /// Packs that no object named when this one was written. They are condemned, also should one name them later.
+    #[cbor(n(3), with = "pack_ids", has_nil)]
+    pub orphans: Vec<PackId>,
 }
 
 impl IndexObject {
+    /// The packs that wait for their deletion, by name or as orphans.
+    pub fn condemned_ids(&self) -> impl Iterator<Item = PackId> + '_ {
+        self.condemned.iter().map(|pack| pack.id).chain(self.orphans.iter().copied())
+    }
+
     /// Splits packs over objects of a bounded size.
     #[must_use]
     pub fn split(live: Vec<PackEntry>, condemned: Vec<PackEntry>) -> Vec<Self> {
@@ -230,6 +238,8 @@ pub struct Index {
     pub damaged_objects: Vec<IndexId>,
     /// Packs whose entries were read from the packs themselves, because index objects were lost.
     pub recovered: Vec<PackId>,
+    /// Packs that were condemned while no object named them.
+    pub orphans: HashSet<PackId>,
     /// Whether plain packs serve reads alone: the repository is encrypted by now.
     pub sealed: bool,
 }
@@ -262,10 +272,11 @@ impl Index {
     #[must_use]
     pub fn new(objects: impl IntoIterator<Item = IndexObject>, usable: impl Fn(&PackEntry) -> bool) -> Self {
         let mut packs: BTreeMap<PackId, IndexedPack> = BTreeMap::new();
-        let (mut absent, mut damaged) = (BTreeSet::new(), HashSet::new());
+        let (mut absent, mut damaged, mut orphans) = (BTreeSet::new(), HashSet::new(), HashSet::new());
         let mut lost = HashSet::new();
         for object in objects {
             damaged.extend(object.damaged);
+            orphans.extend(object.orphans);
             let live = object.live.into_iter().map(|entry| (entry, false));
             let condemned = object.condemned.into_iter().map(|entry| (entry, true));
             for (entry, condemned) in live.chain(condemned) {
@@ -284,6 +295,9 @@ impl Index {
             pack.damaged = true;
             lost.extend(pack.entry.chunk_ids());
         }
+        for pack in index.packs.iter_mut().filter(|pack| orphans.contains(&pack.entry.id)) {
+            pack.condemned = true;
+        }
         index.packs.sort_by_key(|pack| (pack.damaged, pack.condemned));
         for (number, IndexedPack { entry, .. }) in index.packs.iter().enumerate() {
             let pack = number as u32;
@@ -296,7 +310,7 @@ impl Index {
             }
         }
         lost.retain(|chunk| !index.has_live(*chunk));
-        index.lost = lost;
+        (index.lost, index.orphans) = (lost, orphans);
         index
     }
 
@@ -429,6 +443,7 @@ mod tests {
             live: vec![pack(1, &[1, 2])],
             condemned: vec![pack(2, &[3])],
             damaged: vec![PackId([1; 16])],
+            orphans: vec![PackId([3; 16])],
         };
         let key = MasterKey::from_parts(MasterKeyId([1; 16]), [2; 32]);
         let (id, stored, cached) = object.seal(&key).unwrap();
@@ -499,6 +514,19 @@ mod tests {
     }
 
     #[test]
+    fn a_pack_that_was_condemned_unnamed_is_condemned_when_it_is_named() {
+        let marks = IndexObject { orphans: vec![PackId([1; 16]), PackId([3; 16])], ..IndexObject::default() };
+        for objects in
+            [[marks.clone(), live(&[pack(1, &[7]), pack(2, &[8])])], [live(&[pack(1, &[7]), pack(2, &[8])]), marks]]
+        {
+            let index = Index::new(objects, |_| true);
+            assert!(!index.has_live(ChunkId([7; 16])) && index.has_live(ChunkId([8; 16])));
+            assert!(index.find(ChunkId([7; 16])).is_some(), "it serves reads");
+            assert_eq!(index.orphans, HashSet::from([PackId([1; 16]), PackId([3; 16])]));
+        }
+    }
+
+    #[test]
     fn a_damaged_pack_is_read_only_where_no_other_has_the_chunk_and_is_never_relied_on() {
         let marks = IndexObject { damaged: vec![PackId([1; 16])], ..IndexObject::default() };
         let index =
@@ -549,7 +577,8 @@ mod tests {
 
         #[test]
         fn a_changed_byte_of_an_opened_index_never_panics(at in any::<proptest::sample::Index>(), byte in any::<u8>()) {
-            let object = IndexObject { live: vec![pack(1, &[1, 2])], condemned: vec![pack(2, &[3])], damaged: vec![PackId([1; 16])] };
+            let object = IndexObject { live: vec![pack(1, &[1, 2])], condemned: vec![pack(2, &[3])], ..IndexObject::default() };
+            let object = IndexObject { orphans: vec![PackId([3; 16])], ..object };
             let mut plain = minicbor::to_vec(&object).unwrap();
             let at = at.index(plain.len());
             plain[at] = byte;
