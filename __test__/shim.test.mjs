@@ -5,13 +5,14 @@ import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { setImmediate } from "node:timers/promises";
+import { setImmediate, setTimeout as sleep } from "node:timers/promises";
 import { after, describe, mock, test } from "node:test";
 import { pathToFileURL } from "node:url";
 
 import { failure, runWorker } from "../js/plugin/child.js";
 import { sourceOf } from "../js/plugin/config.js";
 import { Engine, heldEngine, takeEngine } from "../js/plugin/engine.js";
+import { Launcher } from "../js/plugin/launcher.js";
 import { mainSession, watchOutcomes } from "../js/plugin/notify.js";
 import { dueAt, parseSchedule, startSchedule } from "../js/plugin/schedule.js";
 import * as texts from "../js/plugin/texts.js";
@@ -315,11 +316,13 @@ describe("the configuration", () => {
 });
 
 describe("the worker", () => {
+  const skip = process.platform === "win32" && "Windows needs no launcher";
+  const moduleOf = (file) => pathToFileURL(path.join(projectDir, "js/plugin", file)).href;
   /** A module in the addon's place. */
   const standIn = path.join(root, "native.mjs");
   writeFileSync(
     standIn,
-    `export const list = async (target, options, onProgress) => (onProgress({ phase: "scan", filesDone: 1 }), { target, options: Object.keys(options), env: Object.keys(process.env), argv: process.argv.slice(2) });
+    `export const list = async (target, options, onProgress) => (onProgress({ phase: "scan", filesDone: 1 }), { target, options: Object.keys(options), env: Object.keys(process.env), argv: process.argv.slice(2), ppid: process.ppid });
      export const push = (target, { signal }) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(Object.assign(new Error("cancelled"), { code: "CANCELLED" }))));
      export const status = async () => { throw Object.assign(new Error("no"), { code: "NETWORK", retryable: true, context: { key: "k" } }) };
      export const verify = async () => process.kill(process.pid, "SIGKILL");
@@ -328,30 +331,95 @@ describe("the worker", () => {
   );
   const env = { PATH: process.env.PATH, SECRET: "x", OPENCLAW_B2_TEST_NATIVE: pathToFileURL(standIn).href };
   const call = (verb, rest = {}) => runWorker({ rootDir: projectDir, verb, target: { keyId: "id" }, env, ...rest });
+  const launchers = process.platform === "win32" ? [] : [new Launcher(projectDir, env)];
+  after(() => launchers.forEach((launcher) => launcher.close()));
 
-  test("gets the request on its input, and little of the environment", async () => {
-    const progress = [];
-    const result = await call("list", { options: { paths: [] }, onProgress: (event) => progress.push(event.phase) });
-    assert.deepEqual([result.target, result.options], [{ keyId: "id" }, ["paths", "signal"]]);
-    assert.deepEqual([result.argv, result.env.includes("SECRET")], [[], false]);
-    assert.deepEqual(progress, ["scan"]);
-    assert.equal(await call("recover"), null);
-  });
+  for (const launcher of [undefined, ...launchers])
+    describe(launcher ? "that a launcher starts" : "that the gateway starts", () =>
+      works((verb, rest) => call(verb, { launcher, ...rest })),
+    );
 
-  test("hands on what an error says", async () => {
-    await assert.rejects(call("status"), { message: "no", code: "NETWORK", retryable: true, context: { key: "k" } });
-    await assert.rejects(call("nothing"), { code: "IO" });
-  });
+  function works(call) {
+    test("gets the request on its input, and little of the environment", async () => {
+      const progress = [];
+      const result = await call("list", { options: { paths: [] }, onProgress: (event) => progress.push(event.phase) });
+      assert.deepEqual([result.target, result.options], [{ keyId: "id" }, ["paths", "signal"]]);
+      assert.deepEqual([result.argv, result.env.includes("SECRET")], [[], false]);
+      assert.deepEqual(progress, ["scan"]);
+      assert.equal(await call("recover"), null);
+    });
 
-  test("ends at a safe point when it is cancelled, and tells when it was killed", async () => {
+    test("hands on what an error says", async () => {
+      await assert.rejects(call("status"), { message: "no", code: "NETWORK", retryable: true, context: { key: "k" } });
+      await assert.rejects(call("nothing"), { code: "IO" });
+    });
+
+    test("ends at a safe point when it is cancelled, and tells when it was killed", async () => {
+      const abort = new AbortController();
+      const push = call("push", { signal: abort.signal });
+      setTimeout(() => abort.abort(), 300);
+      await assert.rejects(push, { code: "CANCELLED" });
+      await assert.rejects(call("push", { signal: AbortSignal.abort() }), { code: "CANCELLED" });
+      await assert.rejects(call("verify"), { code: "IO", retryable: true, message: /was ended by SIGKILL/ });
+      // In the middle of a line: it was parsed where nobody could catch the error, which ended the gateway.
+      await assert.rejects(call("drill"), { code: "IO", retryable: true, message: /was ended by SIGKILL/ });
+      assert.equal(await call("recover"), null);
+    });
+  }
+
+  test("is started without the launcher while that has another one, or is closed", { skip }, async () => {
+    const launcher = new Launcher(projectDir, env);
     const abort = new AbortController();
-    const push = call("push", { signal: abort.signal });
+    const push = call("push", { launcher, signal: abort.signal });
+    assert.equal(
+      launcher.launch(() => {}),
+      undefined,
+    );
+    assert.equal(await call("recover", { launcher }), null);
+    launcher.close();
     setTimeout(() => abort.abort(), 300);
     await assert.rejects(push, { code: "CANCELLED" });
-    await assert.rejects(call("push", { signal: AbortSignal.abort() }), { code: "CANCELLED" });
-    await assert.rejects(call("verify"), { code: "IO", retryable: true, message: /was ended by SIGKILL/ });
-    // In the middle of a line: it was parsed where nobody could catch the error, which ended the gateway.
-    await assert.rejects(call("drill"), { code: "IO", retryable: true, message: /was ended by SIGKILL/ });
+    assert.equal(
+      launcher.launch(() => {}),
+      undefined,
+    );
+    assert.equal(await call("recover", { launcher }), null);
+  });
+
+  test("fails with its launcher, which the next one has again", { skip }, async () => {
+    const launcher = new Launcher(projectDir, env);
+    const { ppid } = await call("list", { launcher });
+    assert.notEqual(ppid, process.pid);
+    const push = call("push", { launcher });
+    process.kill(ppid, "SIGKILL");
+    await assert.rejects(push, { code: "IO", retryable: true, message: /ended with the shell that started it/ });
+    const next = await call("list", { launcher });
+    assert.ok(next.ppid !== ppid && next.ppid !== process.pid, "not started by another shell");
+    launcher.close();
+  });
+
+  test("ends with a gateway that is killed, and so does the launcher", { skip }, async () => {
+    const script = `
+      import { runWorker } from ${JSON.stringify(moduleOf("child.js"))};
+      import { Launcher } from ${JSON.stringify(moduleOf("launcher.js"))};
+      const call = { rootDir: ${JSON.stringify(projectDir)}, launcher: new Launcher(${JSON.stringify(projectDir)}) };
+      const { ppid } = await runWorker({ ...call, verb: "list" });
+      const push = runWorker({ ...call, verb: "push" });
+      process.stdout.write(ppid + "\\n", () => setTimeout(() => process.kill(process.pid, "SIGKILL"), 500));`;
+    const gateway = [process.execPath, ["--input-type=module", "-e", script], { encoding: "utf8", env }];
+    const { stdout, signal } = spawnSync(...gateway);
+    assert.equal(signal, "SIGKILL");
+    const isThere = () => {
+      try {
+        return process.kill(Number(stdout), 0);
+      } catch {
+        return false;
+      }
+    };
+    for (const end = Date.now() + 20_000; isThere();) {
+      assert.ok(Date.now() < end, `the shell ${stdout} is still there`);
+      await sleep(50);
+    }
   });
 
   test("that cannot be started is a failure, and nothing worse", async () => {
@@ -361,7 +429,7 @@ describe("the worker", () => {
     // Where no file handle is free, Node gives a process without pipes.
     const script = `
       import { closeSync, openSync } from "node:fs";
-      import { runWorker } from ${JSON.stringify(pathToFileURL(path.join(projectDir, "js/plugin/child.js")).href)};
+      import { runWorker } from ${JSON.stringify(moduleOf("child.js"))};
       const handles = [];
       try { for (;;) handles.push(openSync("/dev/null")); } catch {}
       const said = await runWorker({ rootDir: ${JSON.stringify(projectDir)}, verb: "list" }).catch((error) => error);

@@ -5,7 +5,7 @@
 // its own also keeps memory, a crash and the delay of the event loop away from the gateway.
 //
 // Standard input: one line of JSON, `{ verb, target, options }`, so that no secret is in an argument or a variable. It then
-// stays open; its end, also that of a gateway that died, cancels the operation at its next safe point.
+// stays open; another line, or its end, also that of a gateway that died, cancels the operation at its next safe point.
 // Standard output: lines of JSON, any number of `{ progress }`, and last `{ result }` or
 // `{ error: { code, message, retryable, context } }`.
 
@@ -29,7 +29,7 @@ try {
   // A container may forbid it; the work is the same.
 }
 
-/** The first line of the input; from then on its end aborts. @returns {Promise<string>} */
+/** The first line of the input; from then on whatever it says, and its end, aborts. @returns {Promise<string>} */
 function firstLine() {
   return new Promise((resolve, reject) => {
     let text = "";
@@ -37,8 +37,9 @@ function firstLine() {
     process.stdin.setEncoding("utf8");
     process.stdin.on("data", (chunk) => {
       text += chunk;
-      const length = text.indexOf("\n");
-      if (length >= 0) resolve(text.slice(0, length));
+      const [line, ...more] = text.split("\n");
+      if (more.length > 0) resolve(line);
+      if (more.join("") !== "") abort.abort();
     });
     process.stdin.on("end", end).on("error", end);
   });

@@ -22,6 +22,11 @@ const INHERITED = new Set([
 ]);
 const STDERR_KEPT = 4096;
 
+/**
+ * A process that runs js/worker.js, or was to. Every line it says is handed to who started it; `ended` says how it ended.
+ * @typedef {{ send(line: string): void, said: { stderr: string }, ended: Promise<string> }} Worker
+ */
+
 /** @param {string} code @param {string} message @param {Partial<Failure>} [rest] @returns {Failure} */
 export function failure(code, message, rest = {}) {
   return Object.assign(new Error(message), { code, retryable: false, context: {}, ...rest });
@@ -37,55 +42,81 @@ function isInherited([name, value]) {
  * promise settles when the process has ended.
  * @param {{
  *   rootDir: string, verb: string, target?: object, options?: object, signal?: AbortSignal,
- *   onProgress?: (progress: Progress) => void, env?: NodeJS.ProcessEnv
+ *   onProgress?: (progress: Progress) => void, env?: NodeJS.ProcessEnv, launcher?: import("./launcher.js").Launcher
  * }} call
  * @returns {Promise<any>}
  */
-export async function runWorker({ rootDir, verb, target, options, signal, onProgress, env = process.env }) {
+export async function runWorker({ rootDir, verb, target, options, signal, onProgress, env = process.env, launcher }) {
   if (signal?.aborted) throw failure("CANCELLED", "cancelled");
-  const child = start(rootDir, env);
+  /** @type {{ result?: any, error?: any } | undefined} */
+  let last;
+  /** @param {any} message */
+  const onMessage = (message) => {
+    if (message.progress) onProgress?.(message.progress);
+    else last = message;
+  };
+  const worker = launcher?.launch(onMessage) ?? start(rootDir, env, onMessage);
+  worker.send(JSON.stringify({ verb, target, options }));
+  const cancel = () => worker.send("cancel");
+  signal?.addEventListener("abort", cancel, { once: true });
+  const how = await worker.ended.finally(() => signal?.removeEventListener("abort", cancel));
+  if (last && "result" in last) return last.result;
+  // It also cancels when its input ends.
+  if (last?.error && (last.error.code !== "CANCELLED" || signal?.aborted)) {
+    const { message, ...rest } = last.error;
+    throw failure(rest.code, message, rest);
+  }
+  const said = oneLine(worker.said.stderr.trim().split("\n").at(-1) ?? "").slice(0, 300);
+  throw failure("IO", `the backup process ${how}${said && `: ${said}`}`, { retryable: true });
+}
+
+/** @param {string} rootDir @param {NodeJS.ProcessEnv} env @param {(message: any) => void} onMessage @returns {Worker} */
+function start(rootDir, env, onMessage) {
+  const child = spawnWorker(rootDir, env, (file, args, options) => spawn(file, args, options));
+  /** @type {Promise<string>} */
   const ended = new Promise((resolve, reject) => {
     child.on("error", (error) => reject(cannotStart(error)));
     child.on("close", (code, killedBy) => resolve(killedBy ? `was ended by ${killedBy}` : `ended with ${code}`));
   });
-  // A process that was not started may have no pipes.
-  if (child.pid === undefined) return ended;
-  /** @type {{ result?: any, error?: any } | undefined} */
-  let last;
-  let stderr = "";
-  child.stderr.setEncoding("utf8").on("data", (chunk) => (stderr = (stderr + chunk).slice(-STDERR_KEPT)));
-  readline.createInterface({ input: child.stdout }).on("line", (line) => {
-    const message = messageOf(line);
-    if (message?.progress) onProgress?.(message.progress);
-    else last = message;
-  });
-  // A child that is gone already is judged by its exit.
-  child.stdin.on("error", () => {});
-  child.stdin.write(`${JSON.stringify({ verb, target, options })}\n`);
-  const cancel = () => child.stdin.end();
-  signal?.addEventListener("abort", cancel, { once: true });
-  const how = await ended.finally(() => signal?.removeEventListener("abort", cancel));
-  if (last && "result" in last) return last.result;
-  if (last?.error) {
-    const { message, ...rest } = last.error;
-    throw failure(rest.code, message, rest);
-  }
-  const said = oneLine(stderr.trim().split("\n").at(-1) ?? "").slice(0, 300);
-  throw failure("IO", `the backup process ${how}${said && `: ${said}`}`, { retryable: true });
+  return { ...attach(child, onMessage), ended };
 }
 
-/** @param {string} rootDir @param {NodeJS.ProcessEnv} env */
-function start(rootDir, env) {
+/**
+ * Has `spawn` start a process with what a worker needs: the program, its arguments, and options for all of it.
+ * @template T
+ * @param {string} rootDir
+ * @param {NodeJS.ProcessEnv} env
+ * @param {(file: string, args: string[], options: import("node:child_process").SpawnOptionsWithoutStdio) => T} spawn
+ */
+export function spawnWorker(rootDir, env, spawn) {
   try {
     return spawn(process.execPath, [path.join(rootDir, "js", "worker.js")], {
       cwd: rootDir,
       env: Object.fromEntries(Object.entries(env).filter(isInherited)),
-      stdio: ["pipe", "pipe", "pipe"],
       windowsHide: true,
     });
   } catch (error) {
     throw cannotStart(/** @type {Error} */ (error));
   }
+}
+
+/**
+ * Listens to a process, and speaks to it.
+ * @param {import("node:child_process").ChildProcessWithoutNullStreams} child
+ * @param {(message: any) => void} onMessage
+ */
+export function attach(child, onMessage) {
+  const said = { stderr: "" };
+  // A process that was not started may have no pipes.
+  if (child.pid === undefined) return { said, send() {} };
+  child.stderr.setEncoding("utf8").on("data", (chunk) => (said.stderr = (said.stderr + chunk).slice(-STDERR_KEPT)));
+  readline.createInterface({ input: child.stdout }).on("line", (line) => {
+    const message = messageOf(line);
+    if (message) onMessage(message);
+  });
+  // A child that is gone already is judged by its exit.
+  child.stdin.on("error", () => {});
+  return { said, send: (/** @type {string} */ line) => void child.stdin.write(`${line}\n`) };
 }
 
 /** @param {Error} error */

@@ -36,6 +36,11 @@ export class Engine {
    * @type {(error: Failure | null, report?: import("../../index.js").PushResult) => void}
    */
   onOutcome = () => {};
+  /**
+   * Starts processes for a gateway.
+   * @type {import("./launcher.js").Launcher | undefined}
+   */
+  launcher;
   /** Whether a restore is being tried. */
   #drilling = false;
 
@@ -149,10 +154,10 @@ export class Engine {
    */
   async call(verb, options, signal) {
     const ended = signal ? AbortSignal.any([signal, this.#abort.signal]) : this.#abort.signal;
-    const { rootDir } = this;
     try {
       const target = await this.target();
-      const result = await this.#run({ rootDir, verb, target, options, signal: ended });
+      const { rootDir, launcher } = this;
+      const result = await this.#run({ rootDir, verb, target, options, signal: ended, launcher });
       this.problem = undefined;
       return result;
     } catch (error) {
@@ -166,8 +171,9 @@ export class Engine {
     const source = this.#source;
     if ("problem" in source) throw source.problem;
     if ("target" in source) return source.target;
-    const { rootDir } = this;
-    return this.#run({ rootDir, verb: "resolveTarget", options: source.resolve, signal: this.#abort.signal });
+    const { rootDir, launcher } = this;
+    const { signal } = this.#abort;
+    return this.#run({ rootDir, verb: "resolveTarget", options: source.resolve, signal, launcher });
   }
 
   /** @template T @param {() => Promise<T>} work @returns {Promise<T>} */

@@ -4,6 +4,7 @@ import { setTimeout } from "node:timers/promises";
 
 import { sourceOf } from "./config.js";
 import { takeEngine } from "./engine.js";
+import { Launcher } from "./launcher.js";
 import { tell, watchOutcomes } from "./notify.js";
 import { startSchedule } from "./schedule.js";
 import * as texts from "./texts.js";
@@ -21,12 +22,15 @@ export function registerService(plugin) {
   const { api, rootDir, version, settings } = plugin;
   /** @type {Awaited<ReturnType<typeof takeEngine>> | null} */
   let held = null;
+  /** @type {Launcher | undefined} */
+  let launcher;
   api.registerService({
     id: "openclaw-b2-backup",
 
     async start({ stateDir, logger, serviceHealth }) {
       held = await takeEngine({ stateDir, rootDir, version });
       const { engine, boot } = held;
+      engine.launcher = launcher = new Launcher(rootDir);
       const { endpoint, bucket, prefix } = settings;
       engine.configure(sourceOf({ settings, stateDir, env: process.env }), [endpoint, bucket, prefix].join(" "));
       engine.record.onProblem = (problem) => logger.warn(`B2 backup: ${problem}`);
@@ -59,6 +63,7 @@ export function registerService(plugin) {
 
     stop() {
       held?.engine.schedule?.stop();
+      launcher?.close();
       held?.release();
       held = null;
     },
