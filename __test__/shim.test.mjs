@@ -12,7 +12,7 @@ import { pathToFileURL } from "node:url";
 import { failure, runWorker } from "../js/plugin/child.js";
 import { sourceOf } from "../js/plugin/config.js";
 import { Engine, heldEngine, takeEngine } from "../js/plugin/engine.js";
-import { Launcher } from "../js/plugin/launcher.js";
+import { IS_NEEDED, Launcher } from "../js/plugin/launcher.js";
 import { mainSession, watchOutcomes } from "../js/plugin/notify.js";
 import { dueAt, parseSchedule, startSchedule } from "../js/plugin/schedule.js";
 import * as texts from "../js/plugin/texts.js";
@@ -316,22 +316,27 @@ describe("the configuration", () => {
 });
 
 describe("the worker", () => {
-  const skip = process.platform === "win32" && "Windows needs no launcher";
+  const skip = !IS_NEEDED && "no launcher is needed here";
   const moduleOf = (file) => pathToFileURL(path.join(projectDir, "js/plugin", file)).href;
   /** A module in the addon's place. */
   const standIn = path.join(root, "native.mjs");
   writeFileSync(
     standIn,
     `export const list = async (target, options, onProgress) => (onProgress({ phase: "scan", filesDone: 1 }), { target, options: Object.keys(options), env: Object.keys(process.env), argv: process.argv.slice(2), ppid: process.ppid });
-     export const push = (target, { signal }) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(Object.assign(new Error("cancelled"), { code: "CANCELLED" }))));
+     export const push = (target, { signal }) => new Promise((_, reject) => {
+       const cancel = () => reject(Object.assign(new Error("cancelled"), { code: "CANCELLED" }));
+       signal.aborted ? cancel() : signal.addEventListener("abort", cancel);
+     });
      export const status = async () => { throw Object.assign(new Error("no"), { code: "NETWORK", retryable: true, context: { key: "k" } }) };
      export const verify = async () => process.kill(process.pid, "SIGKILL");
      export const drill = async () => (process.stdout.write('{"result":{"files":'), process.kill(process.pid, "SIGKILL"));
+     export const pull = async () => { console.error("out of memory"); process.kill(process.pid, "SIGABRT"); await new Promise(() => setInterval(() => {}, 1000)); };
+     export const diff = async () => ({ changes: ["a\\u2028b", "\\u20295\\u2029"] });
      export const recover = async () => null;`,
   );
   const env = { PATH: process.env.PATH, SECRET: "x", OPENCLAW_B2_TEST_NATIVE: pathToFileURL(standIn).href };
   const call = (verb, rest = {}) => runWorker({ rootDir: projectDir, verb, target: { keyId: "id" }, env, ...rest });
-  const launchers = process.platform === "win32" ? [] : [new Launcher(projectDir, env)];
+  const launchers = IS_NEEDED ? [new Launcher(projectDir, env)] : [];
   after(() => launchers.forEach((launcher) => launcher.close()));
 
   for (const launcher of [undefined, ...launchers])
@@ -349,6 +354,10 @@ describe("the worker", () => {
       assert.equal(await call("recover"), null);
     });
 
+    test("may say whatever a file is called", async () => {
+      assert.deepEqual(await call("diff"), { changes: ["a\u2028b", "\u20295\u2029"] });
+    });
+
     test("hands on what an error says", async () => {
       await assert.rejects(call("status"), { message: "no", code: "NETWORK", retryable: true, context: { key: "k" } });
       await assert.rejects(call("nothing"), { code: "IO" });
@@ -363,6 +372,7 @@ describe("the worker", () => {
       await assert.rejects(call("verify"), { code: "IO", retryable: true, message: /was ended by SIGKILL/ });
       // In the middle of a line: it was parsed where nobody could catch the error, which ended the gateway.
       await assert.rejects(call("drill"), { code: "IO", retryable: true, message: /was ended by SIGKILL/ });
+      await assert.rejects(call("pull"), { message: "the backup process was ended by SIGABRT: out of memory" });
       assert.equal(await call("recover"), null);
     });
   }
@@ -384,6 +394,17 @@ describe("the worker", () => {
       undefined,
     );
     assert.equal(await call("recover", { launcher }), null);
+  });
+
+  test("has what the environment has become", { skip }, async () => {
+    const changing = { ...env };
+    const launcher = new Launcher(projectDir, changing);
+    const place = path.join(root, "workspace of a variable");
+    changing.WORKSPACE_OF_OURS = place;
+    assert.ok(!(await call("list", { launcher })).env.includes("WORKSPACE_OF_OURS"), "it is not there yet");
+    mkdirSync(place);
+    assert.ok((await call("list", { launcher })).env.includes("WORKSPACE_OF_OURS"));
+    launcher.close();
   });
 
   test("fails with its launcher, which the next one has again", { skip }, async () => {
@@ -411,7 +432,8 @@ describe("the worker", () => {
     assert.equal(signal, "SIGKILL");
     const isThere = () => {
       try {
-        return process.kill(Number(stdout), 0);
+        // One whose parent is gone may wait for somebody to ask how it ended.
+        return !/^State:\s*Z/m.test(readFileSync(`/proc/${stdout.trim()}/status`, "utf8"));
       } catch {
         return false;
       }

@@ -45,8 +45,14 @@ function firstLine() {
   });
 }
 
+/** Two characters that JSON has as they are, and that Node 24 takes for ends of lines. */
+const LINE_SEPARATORS = /[\u2028\u2029]/g;
+
 /** @param {object} line */
-const print = (line) => new Promise((done) => process.stdout.write(`${JSON.stringify(line)}\n`, done));
+function print(line) {
+  const text = JSON.stringify(line).replace(LINE_SEPARATORS, (found) => `\\u${found.charCodeAt(0).toString(16)}`);
+  return new Promise((done) => process.stdout.write(`${text}\n`, done));
+}
 
 let printedAt = -Infinity;
 let phase = "";

@@ -32,9 +32,15 @@ export function failure(code, message, rest = {}) {
   return Object.assign(new Error(message), { code, retryable: false, context: {}, ...rest });
 }
 
-/** Whatever leads to a place on this machine may be what the configuration says of a workspace. @param {[string, any]} variable */
-function isInherited([name, value]) {
-  return INHERITED.has(name.toUpperCase()) || (path.isAbsolute(value ?? "") && existsSync(value));
+/**
+ * What a worker has of the environment. Whatever leads to a place on this machine may be what the configuration says of a
+ * workspace.
+ * @param {NodeJS.ProcessEnv} env
+ */
+export function inherited(env) {
+  const isInherited = (/** @type {[string, any]} */ [name, value]) =>
+    INHERITED.has(name.toUpperCase()) || (path.isAbsolute(value ?? "") && existsSync(value));
+  return Object.fromEntries(Object.entries(env).filter(isInherited));
 }
 
 /**
@@ -92,7 +98,7 @@ export function spawnWorker(rootDir, env, spawn) {
   try {
     return spawn(process.execPath, [path.join(rootDir, "js", "worker.js")], {
       cwd: rootDir,
-      env: Object.fromEntries(Object.entries(env).filter(isInherited)),
+      env: inherited(env),
       windowsHide: true,
     });
   } catch (error) {
@@ -125,7 +131,8 @@ const cannotStart = (error) => failure("IO", `cannot start the backup process: $
 /** What a line says; nothing if it was cut, as the last one of a process that is killed may be. @param {string} line */
 function messageOf(line) {
   try {
-    return JSON.parse(line);
+    const message = JSON.parse(line);
+    return typeof message === "object" && message;
   } catch {
     return undefined;
   }

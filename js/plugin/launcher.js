@@ -1,23 +1,28 @@
 // Starts backup processes without copying the gateway for it.
 //
-// Node starts a process by fork(2), which copies the tables of the gateway's memory, and the event loop stands still meanwhile:
-// 8 to 50 ms for 500 MB. A shell that is started once, with the service, needs 2 ms, and takes 1 MB. Its input and output are
-// those of one backup process after the other.
+// On Linux Node starts a process by fork(2), which copies the tables of the gateway's memory, and the event loop stands still
+// meanwhile: 8 to 50 ms for 500 MB. A shell that is started once, with the service, needs 2 ms, and takes 1 MB. Its input and
+// output are those of one backup process after the other.
 
 import { spawn } from "node:child_process";
 import os from "node:os";
 
-import { attach, spawnWorker } from "./child.js";
+import { attach, inherited, spawnWorker } from "./child.js";
+
+/** Elsewhere libuv starts processes without a copy. */
+export const IS_NEEDED = process.platform === "linux";
 
 /**
- * As js/worker.js it ends with its input, and not by signals that reach the whole group. A worker may leave a part of its input,
- * which is passed over, and begin a line that it does not end.
+ * As js/worker.js it ends with its input, and not by signals that reach the whole group. What it says itself of a worker that
+ * was killed is not among that one's last words. A worker may leave a part of its input, which is passed over, and begin a line
+ * that it does not end.
  */
 const LOOP = `trap "" INT TERM HUP
+exec 3>&2 2>/dev/null
 while read -r word; do
   [ "$word" = start ] || continue
-  "$0" "$@"
-  printf '\\n{"ended":%d}\\n' $?
+  (exec "$0" "$@" 2>&3 3>&-)
+  printf '\\n{"ended":%d}\\n' $? || exit
 done`;
 
 /** @typedef {import("./child.js").Worker} Worker */
@@ -25,6 +30,8 @@ done`;
 export class Launcher {
   #rootDir;
   #env;
+  /** What the shell has of the environment, as JSON. */
+  #inherited = "";
   /** @type {import("node:child_process").ChildProcessWithoutNullStreams | null} */
   #shell = null;
   /** @type {ReturnType<typeof attach> | null} */
@@ -47,6 +54,8 @@ export class Launcher {
    */
   launch(onMessage) {
     if (this.#running || this.#closed) return undefined;
+    // Of the environment, too, a process has what there is when it starts.
+    if (JSON.stringify(inherited(this.#env)) !== this.#inherited) this.#drop();
     if (!this.#shell) this.#open();
     if (!this.#shell || !this.#pipes) return undefined;
     const { send, said } = this.#pipes;
@@ -65,8 +74,8 @@ export class Launcher {
   }
 
   #open() {
-    // Windows starts processes without a copy.
-    if (process.platform === "win32") return;
+    if (!IS_NEEDED) return;
+    this.#inherited = JSON.stringify(inherited(this.#env));
     let shell;
     try {
       shell = spawnWorker(this.#rootDir, this.#env, (file, args, options) =>
@@ -83,7 +92,8 @@ export class Launcher {
       this.#end("ended with the shell that started it");
     };
     shell.on("error", gone).on("close", gone);
-    if (shell.pid === undefined) return;
+    // Without a shell there is none the next time either.
+    if (shell.pid === undefined) return this.close();
     [this.#shell, this.#pipes] = [shell, pipes];
     this.#keepsAlive(false);
   }
@@ -94,11 +104,15 @@ export class Launcher {
     // What it said on the other pipe may be read after this.
     setImmediate(() => {
       this.#end(ending(message.ended));
-      if (message.ended === 0) return;
-      // One that was killed leaves the shell an input that does not wait. Most shells end by that.
-      this.#shell?.stdin.end();
-      this.#shell = null;
+      // One that was killed leaves the shell pipes that do not wait.
+      if (message.ended !== 0) this.#drop();
     });
+  }
+
+  /** Has the shell end, and the next process start from another. */
+  #drop() {
+    this.#shell?.stdin.end();
+    this.#shell = null;
   }
 
   /** @param {string} how */
