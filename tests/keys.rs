@@ -495,6 +495,33 @@ fn encryption_that_is_turned_on_later_seals_what_is_new_and_keeps_what_is_old() 
     bench.pull(&latest);
 }
 
+/// A push that had begun before has stored packs and an index object since, and found that it may not commit.
+#[test]
+fn what_a_plain_push_leaves_while_encryption_is_turned_on_does_not_keep_prune_from_its_work() {
+    let bench = bench(serde_json::json!({ "encrypt": false }));
+    let on = plain(&bench.target, true);
+    push_as(&bench, &on).unwrap();
+    let elsewhere = self::bench(serde_json::json!({ "encrypt": false }));
+    let mut left = Vec::new();
+    for entry in walkdir::WalkDir::new(elsewhere.repository()).into_iter().filter_map(Result::ok) {
+        let to = bench.repository().join(entry.path().strip_prefix(elsewhere.repository()).unwrap());
+        if entry.file_type().is_file() && !to.ends_with("manifest.json") {
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            fs::copy(entry.path(), &to).unwrap();
+            left.push(to);
+        }
+    }
+    assert!(left.len() > 1, "{left:?}");
+    let bench = Bench { target: on, ..bench };
+    push_something(&bench, &bench.target);
+    bench.prune_now();
+    bench.prune_now();
+    assert!(left.iter().all(|path| !path.exists()), "{left:?}");
+    assert_eq!(bench.problems(), Vec::<String>::new());
+    let latest = bench.list().remove(0);
+    assert_same(&tree(&bench.pull(&latest)), &bench.tree());
+}
+
 #[test]
 fn nothing_else_plain_is_accepted_once_encryption_is_on() {
     let bench = bench(serde_json::json!({ "encrypt": false }));

@@ -315,7 +315,7 @@ fn machines_do_not_age_out_each_others_snapshots() {
 }
 
 #[test]
-fn a_condemned_pack_that_a_snapshot_needs_after_all_is_taken_back_into_use() {
+fn a_condemned_pack_that_a_snapshot_needs_after_all_stays() {
     let bench = Bench::new(serde_json::json!({ "keepSnapshots": 1 }));
     bench.write("workspace/noise.bin", noise(400_000, 1));
     let first = bench.push().snapshot.unwrap();
@@ -345,6 +345,11 @@ fn a_condemned_pack_that_a_snapshot_needs_after_all_is_taken_back_into_use() {
     assert!(bench.problems().is_empty());
     assert_same(&tree(&bench.pull(&first)), &expected);
     assert!(matches!(expected["workspace/noise.bin"], Node::File { .. }));
+    // It is not relied on again: a prune that has not seen the snapshot may still be about to delete the pack.
+    bench.write("workspace/noise.bin", noise(400_000, 1));
+    assert!(keeping.push().uploaded_bytes > 400_000);
+    keeping.prune_now();
+    assert_same(&tree(&bench.pull(&first)), &expected);
 }
 
 /// A machine sleeps for longer than the grace period after it has stored a pack. It may name the pack when it wakes, and
@@ -371,6 +376,14 @@ fn a_pack_that_nobody_names_is_condemned_before_it_is_deleted() {
     }
     let pruned = prune();
     assert_eq!((pruned.condemned_packs, pruned.deleted_packs), (1, 0), "{pruned:?}");
+    // Whoever reads it because the index is damaged does not rely on it either.
+    let damaged = stored(&bench, "index").into_iter().find(|path| before.contains(path)).unwrap();
+    let sound = fs::read(&damaged).unwrap();
+    fs::write(&damaged, &sound[..sound.len() - 1]).unwrap();
+    let third = Bench { target: bench.other_machine("third"), ..Bench::default() };
+    third.write("workspace/noise.bin", noise(400_000, 1));
+    assert!(third.push().uploaded_bytes > 400_000);
+    fs::write(&damaged, sound).unwrap();
     for (path, content) in &slept {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();

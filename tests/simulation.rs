@@ -591,15 +591,16 @@ impl Simulation {
                 let mut world = lock(world);
                 world.operations += 1;
                 world.now += Duration::from_millis(random.below(3_000));
-                if random.below(1_000) < sleeps {
-                    // The machines sleep, or the line is that slow.
-                    let time = Duration::from_mins(random.pick(&[1, 8, 15, 300, 3_000, 9_000]));
-                    world.pass(time);
-                }
+                // The machines sleep, or the line is that slow: before the operation takes effect, or before its answer arrives.
+                let sleep = (random.below(1_000) < sleeps)
+                    .then(|| Duration::from_mins(random.pick(&[1, 8, 15, 300, 3_000, 9_000])));
+                let (before, after) = if world.operations.is_multiple_of(2) { (sleep, None) } else { (None, sleep) };
+                world.pass(before.unwrap_or_default());
                 let takes_effect =
                     !matches!(verdict, Verdict::Fail { after: false, .. } | Verdict::Crash { after: false });
                 let result = if takes_effect { world.take_effect(machine, &op) } else { Ok(Answer::Nothing) };
                 world.machines[machine].told = Some(world.now);
+                world.pass(after.unwrap_or_default());
                 world.show_clock_of(machine);
                 drop(world);
                 match verdict {

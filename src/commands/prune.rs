@@ -3,8 +3,9 @@
 //! Deleting is two-phase, since other machines may be pushing at the same time, and no store has a lock that is worth
 //! the name. First a pack is condemned by an index object: from then on no push relies on it, but it can still be read.
 //! Only after a grace period, by the store's clock, and after another look at every snapshot is it deleted; if a push
-//! that was under way did rely on it, it is taken back into use instead. A pack that no index object names goes the same way:
-//! the machine that stored it may wake after days, and name it.
+//! that was under way did rely on it, it stays as long as that snapshot needs it. It never becomes live again: somebody may be
+//! about to delete it, who looked before. A pack that no index object names goes the same way: the machine that stored it may
+//! wake after days, and name it.
 //!
 //! Where the key may not delete, all of this is left to one that may. What Object Lock keeps is left until it may go.
 
@@ -18,7 +19,7 @@ use super::{Operation, PruneOptions, PruneReport, Shrink};
 use crate::config::{Retention, Target};
 use crate::error::{Code, Error, Result};
 use crate::repository::id::{ChunkId, IndexId, MachineId, PackId, SnapshotId};
-use crate::repository::index::{Index, IndexObject, PackEntry, index_key};
+use crate::repository::index::{INDEX_TARGET_CHUNKS, Index, IndexObject, PackEntry, index_key};
 use crate::repository::manifest::Summary;
 use crate::repository::open::{IfMissing, Repository};
 use crate::repository::pack::pack_key;
@@ -398,6 +399,10 @@ async fn replace_damaged_objects(repository: &mut Repository, index: &Index, ope
     if index.unreadable.len() > index.damaged_objects.len() {
         return Ok(());
     }
+    // What a plain one said cannot be read from its packs any more.
+    if index.damaged_objects.iter().any(|id| repository.keyring.accepts(&index_key(*id))) {
+        return Ok(());
+    }
     // What Object Lock keeps cannot be replaced yet.
     for id in &index.damaged_objects {
         if repository.store.locked_until(&index_key(*id)).await?.is_some() {
@@ -473,8 +478,7 @@ async fn replaceable(
     Ok((free, bound))
 }
 
-/// Deletes what was condemned before the grace period began and is still not needed. What is needed after all is taken
-/// back into use.
+/// Deletes what was condemned before the grace period began and is still not needed.
 async fn decide_condemned(
     repository: &mut Repository,
     index: &Index,
@@ -486,30 +490,21 @@ async fn decide_condemned(
     let (objects, bound) = replaceable(repository, index_objects(repository).await?, report).await?;
     let live = index.packs.iter().filter(|pack| pack.is_reliable()).map(|pack| &pack.entry);
     let live: HashSet<ChunkId> = live.flat_map(PackEntry::chunk_ids).collect();
-    let (mut revived, mut dead) = (BTreeMap::new(), BTreeSet::new());
-    let mut decided = BTreeSet::new();
-    for (id, meta, object) in &objects {
-        let named_since = object.orphans.iter().filter_map(|id| index.pack(*id)).map(|pack| &pack.entry);
-        let back = object.condemned.iter().chain(named_since).filter(|pack| needed.needs(pack, &live));
-        let back: BTreeMap<PackId, PackEntry> = back.map(|pack| (pack.id, pack.clone())).collect();
-        let mut gone: Vec<PackId> = if is_over(meta) {
-            object.condemned_ids().filter(|id| !back.contains_key(id)).collect()
-        } else {
-            Vec::new()
-        };
+    let is_needed = |id: &PackId| index.pack(*id).is_some_and(|pack| needed.needs(&pack.entry, &live));
+    let (mut decided, mut dead) = (BTreeSet::new(), BTreeSet::new());
+    for (id, _, object) in objects.iter().filter(|(_, meta, _)| is_over(meta)) {
+        let mut gone: Vec<PackId> = object.condemned_ids().filter(|id| !is_needed(id)).collect();
         for id in &gone {
             if bound.contains(id) || is_locked(repository, &pack_key(*id), report).await? {
                 gone = Vec::new();
                 break;
             }
         }
-        if !back.is_empty() || !gone.is_empty() {
+        if !gone.is_empty() {
             decided.insert(*id);
         }
-        revived.extend(back);
         dead.extend(gone);
     }
-    dead.retain(|id| !revived.contains_key(id));
     // Nothing that is needed is missing: what an old object says of packs that are gone, or were cut, is of no use.
     let is_gone = |meta: &ObjectMeta, id: PackId| dead.contains(&id) || (is_over(meta) && index.pack(id).is_none());
     let names_gone = |(_, meta, object): &(IndexId, ObjectMeta, IndexObject)| {
@@ -521,16 +516,14 @@ async fn decide_condemned(
     }
 
     // 1. What these objects say, without what is about to go.
-    let mut kept = revived.clone();
-    let mut condemned = BTreeMap::new();
+    let (mut kept, mut condemned) = (BTreeMap::new(), BTreeMap::new());
     let (mut damaged, mut orphans) = (BTreeSet::new(), BTreeSet::new());
     for (_, meta, object) in &rewritten {
         let stays = |pack: &&PackEntry| !is_gone(meta, pack.id);
         kept.extend(object.live.iter().filter(stays).map(|pack| (pack.id, pack.clone())));
-        let still = object.condemned.iter().filter(stays).filter(|pack| !revived.contains_key(&pack.id));
-        condemned.extend(still.map(|pack| (pack.id, pack.clone())));
+        condemned.extend(object.condemned.iter().filter(stays).map(|pack| (pack.id, pack.clone())));
         damaged.extend(object.damaged.iter().filter(|id| !is_gone(meta, **id)));
-        orphans.extend(object.orphans.iter().filter(|id| !dead.contains(id) && !revived.contains_key(id)));
+        orphans.extend(object.orphans.iter().filter(|id| !dead.contains(id)));
     }
     let live_objects = IndexObject::split(kept.into_values().collect(), Vec::new());
     let condemning_objects = IndexObject::split(Vec::new(), condemned.into_values().collect());
@@ -602,7 +595,12 @@ async fn merge(repository: &mut Repository, operation: &Operation, report: &mut 
     let counted = report.locked_objects;
     let (objects, _) = replaceable(repository, objects, report).await?;
     report.locked_objects = counted;
-    let small: Vec<_> = objects.into_iter().filter(|(_, _, object)| object.condemned_ids().next().is_none()).collect();
+    // Those that are large already would be merged again and again.
+    let is_small = |object: &IndexObject| {
+        object.condemned_ids().next().is_none()
+            && object.live.iter().map(PackEntry::chunk_count).sum::<usize>() < INDEX_TARGET_CHUNKS / 2
+    };
+    let small: Vec<_> = objects.into_iter().filter(|(_, _, object)| is_small(object)).collect();
     if small.len() <= MANY_INDEX_OBJECTS / 2 {
         return Ok(());
     }

@@ -176,6 +176,7 @@ pub(super) struct Upload<'w> {
     /// The keys of manifests and slots that had been cut.
     put_back: Vec<String>,
     workplace: &'w Workplace,
+    /// Before the last listing was asked for.
     listed_at: (Instant, SystemTime),
     operation: Operation,
 }
@@ -192,12 +193,12 @@ impl<'w> Upload<'w> {
         operation: &Operation,
     ) -> Result<Self> {
         let surveying = Survey::start(target, workplace, operation)?;
+        let listed_at = (Instant::now(), SystemTime::now());
         let opened = Repository::open(target, Some(Arc::clone(&workplace.cache)), IfMissing::Create, operation).await;
         let survey = surveying.await?;
         let mut repository = opened?;
         operation.check()?;
 
-        let listed_at = (Instant::now(), SystemTime::now());
         let put_back = repository.put_back_what_was_cut().await?;
         let mut index = repository.load_index().await?;
         let last = LastSnapshot::of(workplace, &repository);
@@ -208,7 +209,8 @@ impl<'w> Upload<'w> {
         let index = Arc::new(index);
         let mut adopted = packs_to_adopt(&repository, &index, workplace.cache.pending());
         // Entered into a new index object, they need not be read as a whole the next time.
-        adopted.extend(index.recovered.iter().filter_map(|id| index.pack(*id)).map(|pack| pack.entry.clone()));
+        let recovered = index.recovered.iter().filter_map(|id| index.pack(*id)).filter(|pack| index.is_live(pack));
+        adopted.extend(recovered.map(|pack| pack.entry.clone()));
         let meter = Arc::new(Meter::new(operation, "upload", 0, 0));
         let (writer, uploads) = Writer::start(&repository, Arc::clone(&index), adopted, operation, Arc::clone(&meter))?;
         let stored_digest = match when_unchanged {
@@ -268,7 +270,7 @@ impl<'w> Upload<'w> {
     }
 
     async fn write(&mut self, origin: &Origin<'_>, shrunk: bool) -> Result<SnapshotId> {
-        if took_long(self.listed_at) {
+        if self.took_long() {
             self.listed_at = (Instant::now(), SystemTime::now());
             if !self.all_is_live().await? {
                 return Err(pruned_meanwhile());
@@ -279,12 +281,29 @@ impl<'w> Upload<'w> {
                 .advise("remove `encrypt: false`"));
         }
         let id = write_manifest(&self.repository, self.workplace, origin, shrunk, &self.captured).await?;
-        // The machine may have slept just then. No other one has to do with this snapshot yet.
-        if took_long(self.listed_at) && !self.all_is_live().await? {
-            self.repository.store.delete(&id.manifest_key()).await?;
-            return Err(pruned_meanwhile());
+        // The machine may have slept just then.
+        if self.took_long() {
+            let checked = self.all_is_live().await;
+            if !matches!(checked, Ok(true)) {
+                let key = id.manifest_key();
+                self.repository.store.delete(&key).await?;
+                self.workplace.cache.attempt(|cache| cache.retain_objects(|remembered| remembered != key));
+                checked?;
+                return Err(pruned_meanwhile());
+            }
         }
         Ok(id)
+    }
+
+    /// Whether what the last listing has shown is too long ago to be relied on.
+    fn took_long(&self) -> bool {
+        let (instant, time) = self.listed_at;
+        // The monotonic clock stands still while some machines sleep, the other one may be set back, and both stand still in a
+        // virtual machine that is paused: then the store's answers tell.
+        let by_the_store = self.repository.store.now().duration_since(self.repository.contents.listed_at);
+        [Ok(instant.elapsed()), time.elapsed(), by_the_store]
+            .into_iter()
+            .any(|took| took.is_ok_and(|took| took > TRUST_LISTING))
     }
 
     /// Whether all that the snapshot needs is still in packs that nobody is about to delete. Only a push of many minutes can
@@ -292,6 +311,10 @@ impl<'w> Upload<'w> {
     async fn all_is_live(&mut self) -> Result<bool> {
         self.repository.refresh().await?;
         let now = Arc::new(self.repository.load_index().await?);
+        // What cannot be read may condemn.
+        if now.unreadable.iter().any(|problem| !self.index.unreadable.contains(problem)) {
+            return Ok(false);
+        }
         let Some(root) = &self.captured.root else { return Ok(true) };
         let own = match self.repository.read_tree(&now, root, &self.operation).await {
             Ok((_, own)) => own,
@@ -318,12 +341,6 @@ impl<'w> Upload<'w> {
 /// As many threads as a push may keep busy that nobody waits for.
 fn some_threads(target: &Target) -> NonZeroUsize {
     target.max_cpu.or_else(|| NonZeroUsize::new(cores().get() / 2)).unwrap_or(NonZeroUsize::MIN)
-}
-
-/// Whether what was seen at that moment is too long ago to be relied on.
-fn took_long((instant, time): (Instant, SystemTime)) -> bool {
-    // The monotonic clock stands still while some machines sleep, the other one may be set back.
-    instant.elapsed() > TRUST_LISTING || time.elapsed().is_ok_and(|took| took > TRUST_LISTING)
 }
 
 /// What to do when this machine's last snapshot holds the very same.

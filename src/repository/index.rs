@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use minicbor::{Decode, Encode};
 
-use super::id::{ChunkId, IndexId, MasterKeyId, PackId, random};
+use super::id::{ChunkId, IndexId, PackId, random};
 use super::pack::{self, MAX_FRAME, MAX_PACK};
 use super::seal::{HEADER_LENGTH, Header, MasterKey, Role, open_object, seal_object};
 use crate::error::{Error, Result};
@@ -99,7 +99,7 @@ impl PackEntry {
     /// Whether its header names no master key.
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        self.header.get(8..24) == Some(&MasterKeyId::NONE.0[..])
+        Header::is_plain(&self.header)
     }
 
     /// How many chunks it holds.
@@ -423,7 +423,7 @@ mod pack_ids {
 
 #[cfg(test)]
 mod tests {
-    use super::super::id::{hex, unhex};
+    use super::super::id::{MasterKeyId, hex, unhex};
     use super::*;
     use proptest::prelude::*;
 

@@ -579,6 +579,10 @@ impl Repository {
                 Err(error) if matches!(error.code(), Code::Corrupt | Code::NotFound) => Err(error),
                 bytes => Ok(bytes?),
             };
+            // Stored by a push that had begun before encryption was turned on, and that could not commit.
+            if !self.keyring.is_plain() && bytes.as_ref().is_ok_and(|bytes| Header::is_plain(bytes)) {
+                continue;
+            }
             let (id, keyring) = (*id, self.keyring.clone());
             let read = move || PackEntry::of_pack(id, &bytes?, |header, name| keyring.find(header, name));
             match blocking(read).await {

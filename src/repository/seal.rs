@@ -166,6 +166,12 @@ pub struct Header {
 }
 
 impl Header {
+    /// Whether stored bytes begin with a header that names no master key.
+    #[must_use]
+    pub fn is_plain(stored: &[u8]) -> bool {
+        stored.get(8..24) == Some(&MasterKeyId::NONE.0[..])
+    }
+
     /// The stored bytes.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; HEADER_LENGTH] {
