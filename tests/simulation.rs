@@ -297,6 +297,23 @@ impl World {
         }
     }
 
+    /// One operation, in the time that it takes.
+    fn perform(&mut self, machine: usize, op: &Op, verdict: Verdict, random: &mut Random) -> Result<Answer> {
+        self.operations += 1;
+        self.now += Duration::from_millis(random.below(3_000));
+        // The machines sleep, or the line is that slow: before it takes effect, or before its answer arrives.
+        let sleep = (random.below(1_000) < self.sleeps)
+            .then(|| Duration::from_mins(random.pick(&[1, 8, 15, 300, 3_000, 9_000])));
+        let (before, after) = if self.operations.is_multiple_of(2) { (sleep, None) } else { (None, sleep) };
+        self.pass(before.unwrap_or_default());
+        let takes_effect = !matches!(verdict, Verdict::Fail { after: false, .. } | Verdict::Crash { after: false });
+        let result = if takes_effect { self.take_effect(machine, op) } else { Ok(Answer::Nothing) };
+        self.machines[machine].told = Some(self.now);
+        self.pass(after.unwrap_or_default());
+        self.show_clock_of(machine);
+        result
+    }
+
     /// Moves the clock on.
     fn pass(&mut self, time: Duration) {
         self.now += time;
@@ -556,7 +573,6 @@ impl Simulation {
         }
         let mut counts: BTreeMap<usize, u64> = BTreeMap::new();
         let (world, trace, faults) = (&self.world, &mut self.trace, &mut self.faults);
-        let sleeps = lock(world).sleeps;
         let crashed = self.runtime.block_on(async {
             let mut crashed = BTreeSet::new();
             let mut idle = 0;
@@ -588,21 +604,7 @@ impl Simulation {
                     if verdict == Verdict::Done { String::new() } else { format!("{verdict:?}") }
                 ));
                 *faults += u64::from(verdict != Verdict::Done);
-                let mut world = lock(world);
-                world.operations += 1;
-                world.now += Duration::from_millis(random.below(3_000));
-                // The machines sleep, or the line is that slow: before the operation takes effect, or before its answer arrives.
-                let sleep = (random.below(1_000) < sleeps)
-                    .then(|| Duration::from_mins(random.pick(&[1, 8, 15, 300, 3_000, 9_000])));
-                let (before, after) = if world.operations.is_multiple_of(2) { (sleep, None) } else { (None, sleep) };
-                world.pass(before.unwrap_or_default());
-                let takes_effect =
-                    !matches!(verdict, Verdict::Fail { after: false, .. } | Verdict::Crash { after: false });
-                let result = if takes_effect { world.take_effect(machine, &op) } else { Ok(Answer::Nothing) };
-                world.machines[machine].told = Some(world.now);
-                world.pass(after.unwrap_or_default());
-                world.show_clock_of(machine);
-                drop(world);
+                let result = lock(world).perform(machine, &op, verdict, random);
                 match verdict {
                     Verdict::Done => _ = answer.send(result),
                     Verdict::Fail { passing, .. } => {

@@ -280,18 +280,20 @@ impl<'w> Upload<'w> {
             return Err(Error::config("encrypt", "is false, but another machine has just turned encryption on")
                 .advise("remove `encrypt: false`"));
         }
-        let id = write_manifest(&self.repository, self.workplace, origin, shrunk, &self.captured).await?;
-        // The machine may have slept just then.
+        let (id, manifest) = manifest(&self.repository, self.workplace, origin, shrunk, &self.captured)?;
+        let key = id.manifest_key();
+        let stored = self.repository.store.put(&key, Bytes::from(manifest.clone())).await;
+        // The machine may have slept just then; and the store may have it although it said otherwise.
         if self.took_long() {
             let checked = self.all_is_live().await;
             if !matches!(checked, Ok(true)) {
-                let key = id.manifest_key();
-                self.repository.store.delete(&key).await?;
-                self.workplace.cache.attempt(|cache| cache.retain_objects(|remembered| remembered != key));
-                checked?;
+                let removed = self.repository.store.delete(&key).await;
+                stored.and(removed).and(checked.map(|_| ()))?;
                 return Err(pruned_meanwhile());
             }
         }
+        stored?;
+        self.repository.remember(key, &manifest);
         Ok(id)
     }
 
@@ -381,13 +383,14 @@ enum Origin<'o> {
     Imported(&'o LegacyId),
 }
 
-async fn write_manifest(
+/// A new snapshot's id, and the manifest to store.
+fn manifest(
     repository: &Repository,
     workplace: &Workplace,
     origin: &Origin<'_>,
     shrunk: bool,
     captured: &Captured,
-) -> Result<SnapshotId> {
+) -> Result<(SnapshotId, Vec<u8>)> {
     let tree =
         captured.root.clone().ok_or_else(|| Error::new(Code::Io, "internal error: there is nothing to commit"))?;
     let (id, trigger, host, imported_from) = match origin {
@@ -420,9 +423,7 @@ async fn write_manifest(
         tree,
     };
     let manifest = summary.to_manifest(&id, repository.keyring.writing()?)?;
-    repository.store.put(&id.manifest_key(), Bytes::from(manifest.clone())).await?;
-    repository.remember(id.manifest_key(), &manifest);
-    Ok(id)
+    Ok((id, manifest))
 }
 
 /// Now, by the store's clock, in whole seconds.

@@ -240,8 +240,9 @@ impl Directory {
         make_directories(&self.root, &incoming)?;
         let mut file = tempfile::NamedTempFile::with_prefix_in("", &incoming).map_err(|e| failed(&incoming, e))?;
         file.write_all(body).map_err(|e| failed(file.path(), e))?;
-        self.learn_clock(file.as_file());
         file.as_file().sync_all().map_err(|e| failed(file.path(), e))?;
+        date_anew(file.as_file());
+        self.learn_clock(file.as_file());
 
         let parent = path.parent().unwrap_or(&self.root);
         let mut attempts = 0;
@@ -309,6 +310,19 @@ impl Directory {
 fn key_of(path: &Path) -> Option<String> {
     let segments: Option<Vec<_>> = path.iter().map(|segment| segment.to_str()).collect();
     segments.filter(|segments| !segments.is_empty()).map(|segments| segments.join("/"))
+}
+
+/// Others reckon an object's age from when they can see it, and the machine may have slept since it wrote the first byte. It is
+/// the file system's own clock that says what the time is. Where times cannot be set, that of the writing stays.
+fn date_anew(file: &File) {
+    #[cfg(unix)]
+    {
+        use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, futimens};
+        let time = |nanoseconds| Timespec { tv_sec: 0, tv_nsec: nanoseconds };
+        let _ = futimens(file, &Timestamps { last_access: time(UTIME_OMIT), last_modification: time(UTIME_NOW) });
+    }
+    #[cfg(not(unix))]
+    let _ = file;
 }
 
 fn is_absent(error: &io::Error) -> bool {
