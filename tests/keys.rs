@@ -495,6 +495,20 @@ fn encryption_that_is_turned_on_later_seals_what_is_new_and_keeps_what_is_old() 
     bench.pull(&latest);
 }
 
+/// Copies those stored files of one repository into another of which `which` says so, and gives where they are.
+fn smuggle(from: &Bench, into: &Bench, which: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+    let mut copied = Vec::new();
+    for entry in walkdir::WalkDir::new(from.repository()).into_iter().filter_map(Result::ok) {
+        let to = into.repository().join(entry.path().strip_prefix(from.repository()).unwrap());
+        if entry.file_type().is_file() && which(&to) {
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            fs::copy(entry.path(), &to).unwrap();
+            copied.push(to);
+        }
+    }
+    copied
+}
+
 /// A push that had begun before has stored packs and an index object since, and found that it may not commit.
 #[test]
 fn what_a_plain_push_leaves_while_encryption_is_turned_on_does_not_keep_prune_from_its_work() {
@@ -502,15 +516,7 @@ fn what_a_plain_push_leaves_while_encryption_is_turned_on_does_not_keep_prune_fr
     let on = plain(&bench.target, true);
     push_as(&bench, &on).unwrap();
     let elsewhere = self::bench(serde_json::json!({ "encrypt": false }));
-    let mut left = Vec::new();
-    for entry in walkdir::WalkDir::new(elsewhere.repository()).into_iter().filter_map(Result::ok) {
-        let to = bench.repository().join(entry.path().strip_prefix(elsewhere.repository()).unwrap());
-        if entry.file_type().is_file() && !to.ends_with("manifest.json") {
-            fs::create_dir_all(to.parent().unwrap()).unwrap();
-            fs::copy(entry.path(), &to).unwrap();
-            left.push(to);
-        }
-    }
+    let left = smuggle(&elsewhere, &bench, |to| !to.ends_with("manifest.json"));
     assert!(left.len() > 1, "{left:?}");
     let bench = Bench { target: on, ..bench };
     push_something(&bench, &bench.target);
@@ -532,13 +538,7 @@ fn nothing_else_plain_is_accepted_once_encryption_is_on() {
     let foreign = elsewhere.list().remove(0);
     let on = plain(&bench.target, true);
     let new = push_as(&bench, &on).unwrap().snapshot.unwrap();
-    for entry in walkdir::WalkDir::new(elsewhere.repository()).into_iter().filter_map(Result::ok) {
-        let to = bench.repository().join(entry.path().strip_prefix(elsewhere.repository()).unwrap());
-        if entry.file_type().is_file() && !to.exists() {
-            fs::create_dir_all(to.parent().unwrap()).unwrap();
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
+    smuggle(&elsewhere, &bench, |to| !to.exists());
     let fresh = plain(&bench.other_machine("fresh"), true);
     let listed = bench.run(list::list(&fresh, &Operation::default())).unwrap();
     assert_eq!(listed.unreadable.iter().map(|found| found.path.as_str()).collect::<Vec<_>>(), [foreign.as_str()]);

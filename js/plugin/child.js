@@ -78,7 +78,12 @@ export async function runWorker({ rootDir, verb, target, options, signal, onProg
 
 /** @param {string} rootDir @param {NodeJS.ProcessEnv} env @param {(message: any) => void} onMessage @returns {Worker} */
 function start(rootDir, env, onMessage) {
-  const child = spawnWorker(rootDir, env, (file, args, options) => spawn(file, args, options));
+  let child;
+  try {
+    child = spawn(...workerCommand(rootDir, inherited(env)));
+  } catch (error) {
+    throw cannotStart(/** @type {Error} */ (error));
+  }
   /** @type {Promise<string>} */
   const ended = new Promise((resolve, reject) => {
     child.on("error", (error) => reject(cannotStart(error)));
@@ -88,22 +93,13 @@ function start(rootDir, env, onMessage) {
 }
 
 /**
- * Has `spawn` start a process with what a worker needs: the program, its arguments, and options for all of it.
- * @template T
+ * What `spawn` needs for a worker with this environment.
  * @param {string} rootDir
  * @param {NodeJS.ProcessEnv} env
- * @param {(file: string, args: string[], options: import("node:child_process").SpawnOptionsWithoutStdio) => T} spawn
+ * @returns {[string, string[], import("node:child_process").SpawnOptionsWithoutStdio]}
  */
-export function spawnWorker(rootDir, env, spawn) {
-  try {
-    return spawn(process.execPath, [path.join(rootDir, "js", "worker.js")], {
-      cwd: rootDir,
-      env: inherited(env),
-      windowsHide: true,
-    });
-  } catch (error) {
-    throw cannotStart(/** @type {Error} */ (error));
-  }
+export function workerCommand(rootDir, env) {
+  return [process.execPath, [path.join(rootDir, "js", "worker.js")], { cwd: rootDir, env, windowsHide: true }];
 }
 
 /**

@@ -7,7 +7,7 @@
 import { spawn } from "node:child_process";
 import os from "node:os";
 
-import { attach, inherited, spawnWorker } from "./child.js";
+import { attach, inherited, workerCommand } from "./child.js";
 
 /** Elsewhere libuv starts processes without a copy. */
 export const IS_NEEDED = process.platform === "linux";
@@ -44,7 +44,7 @@ export class Launcher {
   constructor(rootDir, env = process.env) {
     this.#rootDir = rootDir;
     this.#env = env;
-    this.#open();
+    this.#open(inherited(env));
   }
 
   /**
@@ -55,8 +55,9 @@ export class Launcher {
   launch(onMessage) {
     if (this.#running || this.#closed) return undefined;
     // Of the environment, too, a process has what there is when it starts.
-    if (JSON.stringify(inherited(this.#env)) !== this.#inherited) this.#drop();
-    if (!this.#shell) this.#open();
+    const env = inherited(this.#env);
+    if (JSON.stringify(env) !== this.#inherited) this.#drop();
+    if (!this.#shell) this.#open(env);
     if (!this.#shell || !this.#pipes) return undefined;
     const { send, said } = this.#pipes;
     said.stderr = "";
@@ -73,14 +74,14 @@ export class Launcher {
     if (!this.#running) this.#shell?.stdin.end();
   }
 
-  #open() {
+  /** @param {NodeJS.ProcessEnv} env */
+  #open(env) {
     if (!IS_NEEDED) return;
-    this.#inherited = JSON.stringify(inherited(this.#env));
+    this.#inherited = JSON.stringify(env);
+    const [file, args, options] = workerCommand(this.#rootDir, env);
     let shell;
     try {
-      shell = spawnWorker(this.#rootDir, this.#env, (file, args, options) =>
-        spawn("/bin/sh", ["-c", LOOP, file, ...args], options),
-      );
+      shell = spawn("/bin/sh", ["-c", LOOP, file, ...args], options);
     } catch {
       // Whoever starts a process without it hears why.
       return;

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use bytes::Bytes;
 
@@ -176,8 +176,6 @@ pub(super) struct Upload<'w> {
     /// The keys of manifests and slots that had been cut.
     put_back: Vec<String>,
     workplace: &'w Workplace,
-    /// Before the last listing was asked for.
-    listed_at: (Instant, SystemTime),
     operation: Operation,
 }
 
@@ -193,7 +191,6 @@ impl<'w> Upload<'w> {
         operation: &Operation,
     ) -> Result<Self> {
         let surveying = Survey::start(target, workplace, operation)?;
-        let listed_at = (Instant::now(), SystemTime::now());
         let opened = Repository::open(target, Some(Arc::clone(&workplace.cache)), IfMissing::Create, operation).await;
         let survey = surveying.await?;
         let mut repository = opened?;
@@ -225,7 +222,7 @@ impl<'w> Upload<'w> {
             (Err(error), Ok(())) | (_, Err(error)) => return Err(error),
         };
         operation.check()?;
-        Ok(Self { repository, captured, index, put_back, workplace, listed_at, operation: operation.clone() })
+        Ok(Self { repository, captured, index, put_back, workplace, operation: operation.clone() })
     }
 
     /// Whether this machine's last snapshot is there and holds the very same, so that there is nothing to commit.
@@ -270,11 +267,8 @@ impl<'w> Upload<'w> {
     }
 
     async fn write(&mut self, origin: &Origin<'_>, shrunk: bool) -> Result<SnapshotId> {
-        if self.took_long() {
-            self.listed_at = (Instant::now(), SystemTime::now());
-            if !self.all_is_live().await? {
-                return Err(pruned_meanwhile());
-            }
+        if self.took_long() && !self.all_is_live().await? {
+            return Err(pruned_meanwhile());
         }
         if self.repository.keyring.is_plain() && self.repository.listed_slots().await? > 0 {
             return Err(Error::config("encrypt", "is false, but another machine has just turned encryption on")
@@ -299,13 +293,7 @@ impl<'w> Upload<'w> {
 
     /// Whether what the last listing has shown is too long ago to be relied on.
     fn took_long(&self) -> bool {
-        let (instant, time) = self.listed_at;
-        // The monotonic clock stands still while some machines sleep, the other one may be set back, and both stand still in a
-        // virtual machine that is paused: then the store's answers tell.
-        let by_the_store = self.repository.store.now().duration_since(self.repository.contents.listed_at);
-        [Ok(instant.elapsed()), time.elapsed(), by_the_store]
-            .into_iter()
-            .any(|took| took.is_ok_and(|took| took > TRUST_LISTING))
+        self.repository.contents.listed_ago(self.repository.store.now()) > TRUST_LISTING
     }
 
     /// Whether all that the snapshot needs is still in packs that nobody is about to delete. Only a push of many minutes can

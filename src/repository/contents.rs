@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::id::{IndexId, PackId, SlotId, SnapshotId, unhex};
 use super::legacy::Folders;
@@ -32,6 +32,8 @@ pub struct Contents {
     /// When the listing was asked for, by the store's clock: what came to pass since then it does not show, and no age is
     /// reckoned to a later time. A machine may sleep for days between two steps.
     pub listed_at: SystemTime,
+    /// The same by this machine's own clocks.
+    asked_at: (Instant, SystemTime),
     /// Stored bytes of all of these.
     pub bytes: u64,
     /// How many objects these are.
@@ -52,6 +54,7 @@ impl Contents {
             plain_lists: Vec::new(),
             newest: SystemTime::UNIX_EPOCH,
             listed_at: SystemTime::UNIX_EPOCH,
+            asked_at: (Instant::now(), SystemTime::now()),
             bytes: 0,
             objects: 0,
         };
@@ -106,12 +109,20 @@ impl Contents {
     /// # Errors
     /// Those of [`Store::list`].
     pub async fn of(store: &dyn Store) -> Result<Self> {
-        let (instant, time) = (Instant::now(), SystemTime::now());
+        let asked_at = (Instant::now(), SystemTime::now());
         let mut contents = Self::new(store.list("").await?);
         // The clock of the store is known by its answers only.
-        let took = instant.elapsed().max(time.elapsed().unwrap_or_default());
+        let took = elapsed(asked_at);
         contents.listed_at = store.now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH);
+        contents.asked_at = asked_at;
         Ok(contents)
+    }
+
+    /// How long ago the listing was asked for; `now` is the store's time. In a virtual machine that is paused its own clocks
+    /// stand still: then the store's answers tell.
+    #[must_use]
+    pub fn listed_ago(&self, now: SystemTime) -> Duration {
+        elapsed(self.asked_at).max(now.duration_since(self.listed_at).unwrap_or_default())
     }
 
     /// Whether a snapshot is listed.
@@ -128,9 +139,14 @@ impl Contents {
 
     /// How long ago, at least, the object was finished, by the store's clock.
     #[must_use]
-    pub fn age(&self, object: &ObjectMeta) -> std::time::Duration {
+    pub fn age(&self, object: &ObjectMeta) -> Duration {
         self.newest.duration_since(object.modified).unwrap_or_default()
     }
+}
+
+/// The time since then. The monotonic clock stands still while some machines sleep, the other one may be set back.
+fn elapsed((instant, time): (Instant, SystemTime)) -> Duration {
+    instant.elapsed().max(time.elapsed().unwrap_or_default())
 }
 
 /// The slot that the mark of a removal is about: `<slot id>-<16 random bytes>.removed`.
@@ -142,8 +158,6 @@ fn removed_slot(name: &str) -> Option<SlotId> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::super::{index::index_key, pack::pack_key, slot::slot_key};
