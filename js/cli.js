@@ -133,7 +133,7 @@ function abortOnSignals(abort, note) {
 
 /** @returns {Io} */
 function processIo() {
-  const { stdin, stdout, stderr } = process;
+  const { stdout, stderr } = process;
   for (const stream of [stdout, stderr]) {
     stream.on("error", (/** @type {NodeJS.ErrnoException} */ error) => {
       // Whoever closed the pipe (`| head -1`) has seen enough, and the work is done all the same.
@@ -144,5 +144,14 @@ function processIo() {
   }
   // `openclaw b2-backup` runs this as a child (js/plugin/cli.js).
   const program = process.env.OPENCLAW_B2_PROGRAM ?? "openclaw-b2-backup";
-  return { program, native, stdin, stdout, stderr };
+  return {
+    program,
+    native,
+    // Opened by those who read it.
+    get stdin() {
+      return process.stdin;
+    },
+    stdout,
+    stderr,
+  };
 }

@@ -26,9 +26,13 @@ export function duration(milliseconds) {
   return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
 }
 
-/** `1,234`. @param {number} value */
+/**
+ * `1,234`, for whole numbers. Not by `toLocaleString`, which loads the data of all languages the first time: 20 ms on the
+ * gateway's thread, and 8 MB.
+ * @param {number} value
+ */
 export function number(value) {
-  return value.toLocaleString("en-US");
+  return String(value).replace(/\B(?=(\d{3})+$)/g, ",");
 }
 
 /** `1 file`, `1,234 files`. @param {number} value @param {string} noun */

@@ -93,22 +93,29 @@ impl Cache {
     pub fn object(&self, key: &str) -> Option<Vec<u8>> {
         let row = self.with(|connection| {
             let mut statement = connection.prepare_cached("SELECT body FROM objects WHERE key = ?1")?;
-            statement.query_row([key], |row| row.get::<_, Vec<u8>>(0)).optional()
+            statement
+                .query_row([key], |row| Ok(unprotect(key, row.get_ref(0)?.as_blob()?).map(<[u8]>::to_vec)))
+                .optional()
         });
-        row.ok().flatten().and_then(|body| unprotect(key, body))
+        row.ok().flatten().flatten()
     }
 
     /// Every object whose key starts with `prefix`, without the damaged ones.
     #[must_use]
     pub fn objects(&self, prefix: &str) -> HashMap<String, Vec<u8>> {
-        let rows = self.with(|connection| {
+        let objects = self.with(|connection| {
             let mut statement = connection.prepare("SELECT key, body FROM objects WHERE substr(key, 1, ?1) = ?2")?;
-            let rows =
-                statement.query_map((prefix.len().cast_signed(), prefix), |row| Ok((row.get(0)?, row.get(1)?)))?;
-            rows.collect::<rusqlite::Result<Vec<(String, Vec<u8>)>>>()
+            let mut rows = statement.query((prefix.len().cast_signed(), prefix))?;
+            let mut objects = HashMap::new();
+            while let Some(row) = rows.next()? {
+                let key: String = row.get(0)?;
+                if let Some(body) = unprotect(&key, row.get_ref(1)?.as_blob()?) {
+                    objects.insert(key, body.to_vec());
+                }
+            }
+            Ok(objects)
         });
-        let rows = rows.unwrap_or_default();
-        rows.into_iter().filter_map(|(key, body)| unprotect(&key, body).map(|body| (key, body))).collect()
+        objects.unwrap_or_default()
     }
 
     /// Remembers small immutable objects.
@@ -152,21 +159,20 @@ impl Cache {
     /// Every file as it was last read, without the damaged rows.
     #[must_use]
     pub fn files(&self) -> HashMap<String, CachedFile> {
-        let rows = self.with(|connection| {
+        let files = self.with(|connection| {
             let mut statement = connection.prepare("SELECT path, signature, entry FROM files")?;
-            let rows = statement.query_map([], |row| {
-                Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?))
-            })?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
-        });
-        let mut files = HashMap::new();
-        for (path, signature, entry) in rows.unwrap_or_default() {
-            let entry = unprotect(&file_context(&path, &signature), entry);
-            if let Some(entry) = entry.and_then(|bytes| minicbor::decode::<Entry>(&bytes).ok()) {
-                files.insert(path, CachedFile { signature, entry });
+            let mut rows = statement.query([])?;
+            let mut files = HashMap::new();
+            while let Some(row) = rows.next()? {
+                let (path, signature): (String, Vec<u8>) = (row.get(0)?, row.get(1)?);
+                let entry = unprotect(&file_context(&path, &signature), row.get_ref(2)?.as_blob()?);
+                if let Some(entry) = entry.and_then(|bytes| minicbor::decode::<Entry>(bytes).ok()) {
+                    files.insert(path, CachedFile { signature, entry });
+                }
             }
-        }
-        files
+            Ok(files)
+        });
+        files.unwrap_or_default()
     }
 
     /// Remembers files, and forgets those that are gone.
@@ -216,7 +222,7 @@ impl Cache {
         });
         rows.unwrap_or_default()
             .into_iter()
-            .filter_map(|(id, entry)| minicbor::decode(&unprotect(&id, entry)?).ok())
+            .filter_map(|(id, entry)| minicbor::decode(unprotect(&id, &entry)?).ok())
             .collect()
     }
 
@@ -281,13 +287,9 @@ fn protect(context: &str, bytes: &[u8]) -> Vec<u8> {
     [&checksum(context, bytes)[..], bytes].concat()
 }
 
-fn unprotect(context: &str, mut row: Vec<u8>) -> Option<Vec<u8>> {
+fn unprotect<'r>(context: &str, row: &'r [u8]) -> Option<&'r [u8]> {
     let (sum, bytes) = row.split_at_checked(CHECKSUM)?;
-    if checksum(context, bytes) != sum {
-        return None;
-    }
-    row.drain(..CHECKSUM);
-    Some(row)
+    (checksum(context, bytes) == sum).then_some(bytes)
 }
 
 fn file_context(path: &str, signature: &[u8]) -> String {

@@ -184,7 +184,7 @@ struct Capture {
 }
 
 impl Capture {
-    fn run(self, scan: Scan, known: HashMap<String, CachedFile>) -> Result<Captured> {
+    fn run(self, scan: Scan, mut known: HashMap<String, CachedFile>) -> Result<Captured> {
         let Scan { found, mut exceptions, .. } = scan;
         let mut entries = Vec::with_capacity(found.len());
         let mut outcomes = Vec::with_capacity(found.len());
@@ -196,13 +196,17 @@ impl Capture {
                     let link = Entry::new(found.path.as_str(), Kind::Symlink, found.mode, found.mtime);
                     entries.push(link.with_target(target));
                 }
-                FoundKind::File => match known.get(&found.path).filter(|known| self.is_unchanged(&found, known)) {
-                    Some(CachedFile { signature, entry }) => {
-                        let (entry, signature) = (entry.clone(), signature.clone());
-                        outcomes.push(Outcome::Kept(Box::new(Kept { entry, signature, settled: true, reread: false })));
+                FoundKind::File => {
+                    let unchanged = known.get(&found.path).is_some_and(|known| self.is_unchanged(&found, known));
+                    // Moved: with nothing changed, the chunks of all files are most of what is in memory.
+                    match unchanged.then(|| known.remove(&found.path)).flatten() {
+                        Some(CachedFile { signature, entry }) => {
+                            let kept = Kept { entry, signature, settled: true, reread: false };
+                            outcomes.push(Outcome::Kept(Box::new(kept)));
+                        }
+                        None => to_read.push(found),
                     }
-                    None => to_read.push(found),
-                },
+                }
             }
         }
         self.meter.expect(to_read.len() as u64, to_read.iter().map(|found| found.size).sum());
@@ -216,7 +220,8 @@ impl Capture {
                     let Kept { entry, signature, settled, reread } = *kept;
                     files += 1;
                     bytes += entry.size;
-                    changed_files += u64::from(known.get(&entry.path).is_none_or(|known| known.entry != entry));
+                    let changed = reread && known.get(&entry.path).is_none_or(|known| known.entry != entry);
+                    changed_files += u64::from(changed);
                     if reread {
                         // An unsettled one is still worth remembering, under a signature that no file has.
                         let signature = if settled { signature.clone() } else { Vec::new() };

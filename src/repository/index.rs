@@ -299,6 +299,8 @@ impl Index {
             pack.condemned = true;
         }
         index.packs.sort_by_key(|pack| (pack.damaged, pack.condemned));
+        // All at once: growing by doubling would take half as much again for a moment.
+        index.chunks.reserve(index.packs.iter().map(|pack| pack.entry.chunk_count()).sum());
         for (number, IndexedPack { entry, .. }) in index.packs.iter().enumerate() {
             let pack = number as u32;
             index.by_pack.insert(entry.id, pack);

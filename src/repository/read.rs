@@ -72,15 +72,15 @@ pub fn missing(id: ChunkId) -> Error {
 }
 
 impl Repository {
-    /// Reads chunks in whatever order is fastest. `sink` is called once for each wanted chunk with its content, from
-    /// threads that may block, several at once.
+    /// Reads chunks, each named once, in whatever order is fastest. `sink` is called once for each of them with its content,
+    /// from threads that may block, several at once.
     ///
     /// # Errors
     /// `CORRUPT` when a chunk is missing or damaged, the first error of `sink`, those of the store, `CANCELLED`.
     pub async fn read_chunks<S>(
         &self,
         index: &Arc<Index>,
-        wanted: HashSet<ChunkId>,
+        wanted: impl IntoIterator<Item = ChunkId> + Send,
         operation: &Operation,
         sink: Arc<S>,
     ) -> Result<()>
@@ -97,7 +97,7 @@ impl Repository {
     pub async fn read_sound_chunks<S, D>(
         &self,
         index: &Arc<Index>,
-        wanted: HashSet<ChunkId>,
+        wanted: impl IntoIterator<Item = ChunkId> + Send,
         operation: &Operation,
         sink: Arc<S>,
         damaged: Arc<D>,

@@ -4,7 +4,7 @@
 //! every access goes through a handle of the directory that refuses to leave it.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,7 +50,8 @@ pub(super) struct Target {
     files: Vec<Entry>,
     /// How many bytes each file still lacks.
     lacking: Vec<AtomicU64>,
-    places: HashMap<ChunkId, Vec<Place>>,
+    /// Where chunks go, ordered by chunk: a large state has hundreds of thousands.
+    places: Vec<(ChunkId, Place)>,
     /// Why files do not come out as they were stored.
     lost: Mutex<BTreeMap<u32, String>>,
     meter: Arc<Meter>,
@@ -79,7 +80,8 @@ impl Repository {
             blocking(move || Target::prepare(&shown, files, &folders, &index, meter))
         };
         let target = Arc::new(prepared.await?);
-        let wanted: HashSet<ChunkId> = target.places.keys().copied().collect();
+        let mut wanted: Vec<ChunkId> = target.places.iter().map(|(id, _)| *id).collect();
+        wanted.dedup();
         let (writing, repository) = (Arc::clone(&target), self.clone());
         let sink = move |chunks: &[(ChunkId, &[u8])]| {
             writing.meter.transferred(repository.stats().received_bytes);
@@ -114,31 +116,35 @@ pub fn parents(path: &str) -> impl Iterator<Item = &str> {
 }
 
 impl Target {
-    fn prepare(root: &Path, files: Vec<Entry>, folders: &[Entry], index: &Index, meter: Arc<Meter>) -> Result<Self> {
-        let mut places: HashMap<ChunkId, Vec<Place>> = HashMap::new();
+    fn prepare(
+        root: &Path,
+        mut files: Vec<Entry>,
+        folders: &[Entry],
+        index: &Index,
+        meter: Arc<Meter>,
+    ) -> Result<Self> {
+        let mut places = Vec::with_capacity(files.iter().map(|file| file.chunks().len()).sum());
         let mut lost = BTreeMap::new();
-        for (number, file) in files.iter().enumerate() {
+        for (number, file) in files.iter_mut().enumerate() {
+            let (number, start) = (number as u32, places.len());
             let mut offset = 0;
-            let mut own = Vec::with_capacity(file.chunks().len());
             for id in file.chunks() {
-                own.push((id, Place { file: number as u32, offset }));
+                places.push((id, Place { file: number, offset }));
                 let Some(at) = index.find(id) else {
-                    lost.insert(number as u32, missing(id).to_string());
+                    lost.insert(number, missing(id).to_string());
                     break;
                 };
                 offset += u64::from(at.length);
             }
-            if lost.contains_key(&(number as u32)) {
-                continue;
+            if !lost.contains_key(&number) && offset != file.size {
+                lost.insert(number, format!("its chunks add up to {offset} bytes, not {}", file.size));
             }
-            if offset != file.size {
-                lost.insert(number as u32, format!("its chunks add up to {offset} bytes, not {}", file.size));
-                continue;
+            if lost.contains_key(&number) {
+                places.truncate(start);
             }
-            for (id, place) in own {
-                places.entry(id).or_default().push(place);
-            }
+            file.forget_chunks();
         }
+        places.sort_unstable_by_key(|(id, _)| *id);
         let target = Self::start(root, files, folders, meter)?;
         target.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(lost);
         Ok(Self { places, ..target })
@@ -153,7 +159,7 @@ impl Target {
         let directory =
             Dir::open_ambient_dir(root, ambient_authority()).map_err(|error| Error::io("open", root, error))?;
         let lacking = files.iter().map(|file| AtomicU64::new(file.size)).collect();
-        let (places, lost) = (HashMap::new(), Mutex::default());
+        let (places, lost) = (Vec::new(), Mutex::default());
         let target = Self { directory, shown: root.to_owned(), files, lacking, places, lost, meter };
         for folder in folders {
             target.create_dir(&folder.path)?;
@@ -167,6 +173,12 @@ impl Target {
             }
         }
         Ok(target)
+    }
+
+    /// Where a chunk goes.
+    fn places_of(&self, id: ChunkId) -> impl Iterator<Item = Place> + '_ {
+        let start = self.places.partition_point(|(other, _)| *other < id);
+        self.places[start..].iter().take_while(move |(other, _)| *other == id).map(|(_, place)| *place)
     }
 
     fn failed(&self, what: &str, path: &str, error: io::Error) -> Error {
@@ -194,7 +206,7 @@ impl Target {
     fn write(&self, chunks: &[(ChunkId, &[u8])]) -> Result<()> {
         let mut by_file: HashMap<u32, Vec<Part<'_>>> = HashMap::new();
         for (id, content) in chunks {
-            for place in self.places.get(id).into_iter().flatten() {
+            for place in self.places_of(*id) {
                 let mut content = Cow::Borrowed(*content);
                 if let Some(size) = self.files[place.file as usize].relative_pages {
                     pages::make_absolute(content.to_mut(), pages::number_at(place.offset, size));
@@ -235,7 +247,7 @@ impl Target {
     /// Notes that the files with this chunk cannot be had.
     fn lose_files_of(&self, id: ChunkId, error: &Error) {
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        for place in self.places.get(&id).into_iter().flatten() {
+        for place in self.places_of(id) {
             lost.entry(place.file).or_insert_with(|| error.to_string());
         }
     }

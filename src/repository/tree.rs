@@ -110,6 +110,11 @@ impl Entry {
         matches!(self.kind, Kind::File | Kind::Database)
     }
 
+    /// Gives the memory of the ids of its chunks back, for who knows them otherwise.
+    pub(super) fn forget_chunks(&mut self) {
+        self.chunks = Vec::new();
+    }
+
     /// The ids of its chunks, in order.
     #[must_use]
     pub fn chunks(&self) -> impl ExactSizeIterator<Item = ChunkId> + '_ {
