@@ -1081,8 +1081,12 @@ fn simulate_all(seeds: std::ops::Range<u64>) {
 
 #[test]
 fn whatever_machines_and_store_do_nothing_that_is_listed_is_lost() {
-    Fate::run("whatever_machines_and_store_do_nothing_that_is_listed_is_lost", || {
-        simulate_all(0..6);
+    Fate::run("whatever_machines_and_store_do_nothing_that_is_listed_is_lost", || simulate_all(0..6));
+}
+
+#[test]
+fn what_was_lost_once_is_lost_no_more() {
+    Fate::run("what_was_lost_once_is_lost_no_more", || {
         // A machine slept between the look of its prune at the store and what it did by it: packs that another one had
         // stored meanwhile were old by then, and deleted.
         simulate_all(20_018..20_019);

@@ -387,6 +387,7 @@ async fn a_server_that_never_answers_ends_as_retryable() {
 }
 
 #[tokio::test]
+#[ignore = "slow; npm test runs it"]
 async fn a_body_that_moves_slowly_is_not_stalled() {
     let server = Server::playing([Act::Trickle(b"thirty bytes, one after another".to_vec())]).await;
     let opened = server.once().await;

@@ -347,7 +347,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let folder = PrivateFolder::open(state.path()).unwrap();
         let held = folder.lock("push").unwrap();
-        let error = folder.lock("rollback").unwrap_err();
+        let error = folder.take_lock("lock", "rollback", Duration::from_millis(1)).unwrap_err();
         assert_eq!(error.code(), Code::Locked);
         assert!(error.to_string().starts_with(&format!("push (process {}", std::process::id())), "{error}");
         drop(held);
