@@ -369,6 +369,8 @@ export interface PullResult {
   exceptions: Array<SnapshotException>
   /** Files that could not be restored as they were stored, and are not there; only with `partial`. */
   lost: Array<SnapshotException>
+  /** What the owner should know besides. */
+  warnings: Array<string>
 }
 
 /** Takes a snapshot of the state and applies retention afterwards. */

@@ -51,10 +51,11 @@ function leftOutOf(snapshot) {
 }
 
 /** @param {import("../index.js").PullResult} report @param {string} directory @returns {Words} */
-export function pull({ snapshot, files, bytes, exceptions, lost = [] }, directory) {
+export function pull({ snapshot, files, bytes, exceptions, lost = [], warnings = [] }, directory) {
   const written = `${count(files, "file")}, ${size(bytes)}`;
   const gone = lost.map(({ path, reason }) => `not restored: ${path}: ${reason}`);
-  return { lines: [`wrote ${written}, of ${snapshot} to ${directory}`], notes: [...missing(exceptions), ...gone] };
+  const notes = [...missing(exceptions), ...gone, ...warningLines(warnings)];
+  return { lines: [`wrote ${written}, of ${snapshot} to ${directory}`], notes };
 }
 
 /** @param {import("../index.js").RollbackResult} plan @returns {Words} */

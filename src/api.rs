@@ -352,6 +352,8 @@ pub struct PullResult {
     pub exceptions: Vec<SnapshotException>,
     /// Files that could not be restored as they were stored, and are not there; only with `partial`.
     pub lost: Vec<SnapshotException>,
+    /// What the owner should know besides.
+    pub warnings: Vec<String>,
 }
 
 impl From<commands::PullReport> for PullResult {
@@ -362,6 +364,7 @@ impl From<commands::PullReport> for PullResult {
             bytes: number(report.bytes),
             exceptions: convert(report.exceptions),
             lost: convert(report.lost),
+            warnings: report.warnings,
         }
     }
 }

@@ -17,6 +17,7 @@ import io
 import json
 import os
 import re
+import sqlite3
 import struct
 import sys
 
@@ -385,10 +386,27 @@ def extract(repository, entries, folder):
         elif entry["kind"] != "directory":
             with open(path, "xb") as file:
                 file.write(repository.content(entry))
+        name = os.path.basename(path)
+        if entry["kind"] == "database" and name.startswith("openclaw") and ".sqlite" in name:
+            make_indexes(path)
     for entry in reversed(entries):  # Directories after what is in them.
         if entry["kind"] not in ("exception", "symlink"):
             os.chmod(os.path.join(folder, entry["path"]), entry["mode"])
             os.utime(os.path.join(folder, entry["path"]), ns=(entry["mtime"], entry["mtime"]))
+
+
+def make_indexes(path):
+    """Executes the definitions of indexes that were left out of a database."""
+    connection = sqlite3.connect(path)
+    tables = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'openclaw_b2_backup_indexes'"
+    if connection.execute(tables).fetchone():
+        query = "SELECT definition FROM openclaw_b2_backup_indexes ORDER BY rowid"
+        for (definition,) in connection.execute(query).fetchall():
+            need(definition.startswith("CREATE INDEX "), "a definition of something else than an index")
+            connection.execute(definition)
+        connection.execute("DROP TABLE openclaw_b2_backup_indexes")
+    connection.commit()
+    connection.close()
 
 
 def secret_of(options):

@@ -343,7 +343,7 @@ impl Capture {
         let mut ids = Vec::new();
         let mut new = Vec::new();
         let mut at = 0;
-        self.chunker.split(&mut &*stream, ChunkSizes::for_size(0), &mut Vec::new(), |chunk| {
+        self.chunker.split(&mut &*stream, ChunkSizes::TREE, &mut Vec::new(), |chunk| {
             let id = sink.add(chunk)?;
             ids.push(id);
             let key = tree_cache_key(id);

@@ -17,7 +17,7 @@ use crate::repository::manifest::Summary;
 use crate::repository::open::{IfMissing, Repository};
 use crate::repository::restore::{free_space, sha256_of};
 use crate::repository::tree::{Entry, Kind};
-use crate::state::database::check_integrity;
+use crate::state::database;
 use crate::state::private::{FOLDER, PrivateFolder, create_private_dir, write_durably};
 use crate::task::blocking;
 
@@ -222,7 +222,14 @@ fn check(path: &Path, entry: &Entry) -> std::result::Result<(), String> {
     if sha256[..] != *entry.sha256 {
         return Err("on the disk it does not have the content that was stored".into());
     }
-    if entry.kind == Kind::Database { check_integrity(path).map_err(|error| error.to_string()) } else { Ok(()) }
+    if entry.kind == Kind::Database {
+        database::check_integrity(path).map_err(|error| error.to_string())?;
+    }
+    if entry.kind == Kind::Database && database::is_openclaws(path) {
+        let problems = database::make_indexes_again(path).map_err(|error| error.to_string())?;
+        return if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) };
+    }
+    Ok(())
 }
 
 impl DrillReport {

@@ -349,6 +349,8 @@ pub struct PullReport {
     pub exceptions: Vec<Exception>,
     /// Files that could not be restored as they were stored, and are not there.
     pub lost: Vec<Exception>,
+    /// What the owner should know besides.
+    pub warnings: Vec<String>,
 }
 
 /// Options of `rollback`.

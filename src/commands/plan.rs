@@ -395,6 +395,8 @@ impl Plan {
                 }
             } else if entry.kind == Kind::Database && database::is_openclaws(&staged) {
                 database::check_integrity(&staged)?;
+                let problems = database::make_indexes_again(&staged)?;
+                warnings.extend(problems.into_iter().map(|problem| format!("{}: {problem}", entry.path)));
                 database::check_version(&live, &staged)?;
                 database::move_to(&staged, places.state_dir())?;
                 let run = match databases {

@@ -14,6 +14,7 @@ use crate::error::{Error, Result, to_json};
 use crate::repository::open::{IfMissing, Repository};
 use crate::repository::restore::{lost_files, parents};
 use crate::repository::tree::{Entry, Kind};
+use crate::state::database;
 use crate::state::places::Places;
 use crate::state::private::{create_private_dir, create_private_file, remove_file, remove_tree};
 use crate::state::rules::PathFilter;
@@ -53,20 +54,28 @@ pub async fn pull(target: &Target, options: PullOptions, operation: &Operation) 
         .map(|entry| (entry.path.clone(), entry.size))
         .collect();
 
+    let databases: Vec<String> = entries
+        .iter()
+        .filter(|entry| entry.kind == Kind::Database && database::is_openclaws(entry.path.as_ref()))
+        .map(|entry| entry.path.clone())
+        .collect();
+
     let destination = blocking(move || Destination::create(directory)).await?;
     let meter = Arc::new(Meter::new(operation, "download", 0, 0));
     let restored = snapshot.restore(&repository, entries, &destination.partial(), meter, operation).await;
     let finish = move || match restored {
-        Ok(lost) if lost.is_empty() || options.partial => destination.complete().map(|()| lost),
+        Ok(lost) if lost.is_empty() || options.partial => {
+            destination.complete(&databases).map(|warnings| (lost, warnings))
+        }
         failed => {
             destination.remove();
             Err(failed.map_or_else(|error| error, |lost| lost_files(&lost)))
         }
     };
-    let lost = blocking(finish).await.map_err(in_snapshot)?;
+    let (lost, warnings) = blocking(finish).await.map_err(in_snapshot)?;
     let files = sizes.len().saturating_sub(lost.len()) as u64;
     let bytes = sizes.values().sum::<u64>() - lost.iter().filter_map(|lost| sizes.get(&lost.path)).sum::<u64>();
-    Ok(PullReport { snapshot: snapshot.id, files, bytes, exceptions, lost })
+    Ok(PullReport { snapshot: snapshot.id, files, bytes, exceptions, lost, warnings })
 }
 
 /// What the tree says is not in the snapshot.
@@ -162,9 +171,18 @@ impl Destination {
         self.directory.join(PARTIAL)
     }
 
-    /// Moves everything to where it belongs, or takes it all back.
-    fn complete(&self) -> Result<()> {
-        self.move_all().inspect_err(|_| self.remove())
+    /// Finishes the databases of OpenClaw's and moves everything to where it belongs, or takes it all back. Gives what the
+    /// owner should know.
+    fn complete(&self, databases: &[String]) -> Result<Vec<String>> {
+        let finish = || {
+            let mut warnings = Vec::new();
+            for path in databases {
+                let problems = database::make_indexes_again(&self.partial().join(path))?;
+                warnings.extend(problems.into_iter().map(|problem| format!("{path}: {problem}")));
+            }
+            self.move_all().map(|()| warnings)
+        };
+        finish().inspect_err(|_| self.remove())
     }
 
     fn move_all(&self) -> Result<()> {

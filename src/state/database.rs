@@ -5,6 +5,7 @@
 //! nothing of what free pages remember, keeps every rowid (plain `VACUUM` renumbers tables that have neither an INTEGER
 //! PRIMARY KEY nor an index), and has no write-ahead log beside it.
 
+mod indexes;
 mod own_rows;
 
 use std::fs::File;
@@ -19,6 +20,7 @@ use super::private::create_private_file;
 use super::scan::Signature;
 use crate::error::{Code, Error, Result};
 
+pub use indexes::make_again as make_indexes_again;
 use own_rows::remove_rows_that_stay_home;
 pub use own_rows::{Run, check_version, keep_rows_of_this_machine, move_to};
 
@@ -79,13 +81,15 @@ pub fn page_size(file: &mut File) -> io::Result<u32> {
     Ok(if size == 1 { 1 << 16 } else { size })
 }
 
-/// Makes a private copy of the database at `source` in the new file `copy`, without the rows that must stay home.
+/// Makes a private copy of the database at `source` in the new file `copy`; of OpenClaw's without the rows that must stay
+/// home, and without indexes that [`make_indexes_again`] makes from the tables.
 ///
 /// # Errors
 /// `IO` when it cannot be read or copied; `LOCKED` when a writer holds it for too long.
 pub fn copy_for_snapshot(source: &Path, copy: &Path) -> Result<()> {
     vacuum_into(source, copy)?;
-    if is_openclaws(source) && remove_rows_that_stay_home(copy)? {
+    // Both, whatever the first says.
+    if is_openclaws(source) && (remove_rows_that_stay_home(copy)? | indexes::leave_out(copy)?) {
         // Deleted rows live on in free pages until the file is written anew.
         let first = copy.with_extension("stripped");
         std::fs::rename(copy, &first).map_err(|error| Error::io("rename", copy, error))?;
@@ -186,10 +190,14 @@ fn vacuum(connection: &Connection, target: &str) -> rusqlite::Result<()> {
 /// Whether the database is in WAL mode and nobody has it open: then a mere reader would leave a log and an index of it
 /// beside it, which nobody cleans up.
 fn rests(source: &Path) -> bool {
+    is_wal(source) && side_files(source).iter().all(|file| !file.exists())
+}
+
+/// Whether what changes in the database is first written to a log beside it.
+fn is_wal(path: &Path) -> bool {
     // The read and write versions of the header: 2 is WAL (<https://sqlite.org/fileformat2.html>, section 1.3.3).
     let mut header = [0; 20];
-    let is_wal = File::open(source).and_then(|mut file| file.read_exact(&mut header)).is_ok() && header[18..] == [2, 2];
-    is_wal && side_files(source).iter().all(|file| !file.exists())
+    File::open(path).and_then(|mut file| file.read_exact(&mut header)).is_ok() && header[18..] == [2, 2]
 }
 
 /// Copies a database as if nobody could change it; `false` when somebody did, or when it cannot be copied.

@@ -166,7 +166,7 @@ fn remove_orphans(connection: &Connection, mut changed: HashSet<String>) -> rusq
 }
 
 /// Opens a private copy for changes that must not set off the database's own triggers or foreign keys.
-fn open_copy(copy: &Path) -> rusqlite::Result<Connection> {
+pub(super) fn open_copy(copy: &Path) -> rusqlite::Result<Connection> {
     let connection =
         Connection::open_with_flags(copy, OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
@@ -177,7 +177,7 @@ fn open_copy(copy: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn has_table(connection: &Connection, schema: &str, table: &str) -> rusqlite::Result<bool> {
+pub(super) fn has_table(connection: &Connection, schema: &str, table: &str) -> rusqlite::Result<bool> {
     let sql = format!("SELECT 1 FROM {schema}.sqlite_schema WHERE type = 'table' AND name = ?1");
     Ok(connection.query_row(&sql, [table], |_| Ok(())).optional()?.is_some())
 }
