@@ -91,13 +91,36 @@ impl Cache {
     /// A small immutable object of the repository, as it was decrypted. `None` also when the row is damaged.
     #[must_use]
     pub fn object(&self, key: &str) -> Option<Vec<u8>> {
-        let row = self.with(|connection| {
-            let mut statement = connection.prepare_cached("SELECT body FROM objects WHERE key = ?1")?;
-            statement
-                .query_row([key], |row| Ok(unprotect(key, row.get_ref(0)?.as_blob()?).map(<[u8]>::to_vec)))
-                .optional()
+        let mut object = None;
+        self.visit_objects([key], |_, body| object = body.map(<[u8]>::to_vec));
+        object
+    }
+
+    /// Looks up many objects, and hands each of `keys` to `visit`, in order, with what [`Cache::object`] would give.
+    pub fn visit_objects<K: AsRef<str>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        mut visit: impl FnMut(&K, Option<&[u8]>),
+    ) {
+        let mut keys = keys.into_iter();
+        let looked_up = self.with(|connection| {
+            // In one transaction: each of its own would lock the file anew.
+            let transaction = connection.transaction()?;
+            let mut statement = transaction.prepare_cached("SELECT body FROM objects WHERE key = ?1")?;
+            for key in keys.by_ref() {
+                let found = statement.query_row([key.as_ref()], |row| {
+                    visit(&key, unprotect(key.as_ref(), row.get_ref(0)?.as_blob()?));
+                    Ok(())
+                });
+                if found.is_err() {
+                    visit(&key, None);
+                }
+            }
+            Ok(())
         });
-        row.ok().flatten().flatten()
+        if looked_up.is_err() {
+            keys.for_each(|key| visit(&key, None));
+        }
     }
 
     /// Every object whose key starts with `prefix`, without the damaged ones.

@@ -240,6 +240,37 @@ fn a_database_comes_back_with_this_machines_credentials_and_without_a_foreign_lo
 }
 
 #[test]
+fn indexes_of_openclaws_databases_cost_nothing_and_come_back() {
+    const EVENTS: &str = "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s LIMIT 20000)
+         INSERT INTO events SELECT hex(randomblob(16)), n FROM s;";
+    const INDEXES: &str = "SELECT group_concat(sql, char(10)) FROM (SELECT sql FROM sqlite_schema ORDER BY name)";
+    let bench = Bench::default();
+    let tables = "CREATE TABLE events(run TEXT, n INTEGER); CREATE UNIQUE INDEX one ON events(n);";
+    drop(sql(&bench, SHARED, &format!("{tables} {EVENTS}")));
+    let without = bench.push();
+    let length = |path: std::path::PathBuf| path.metadata().unwrap().len();
+    let small = length(bench.state(SHARED));
+    drop(sql(&bench, SHARED, "CREATE INDEX by_run ON events(run, n); CREATE INDEX by_size ON events(length(run))"));
+    let with = bench.push();
+    assert!(length(bench.state(SHARED)) > small * 3 / 2);
+    assert!(with.uploaded_bytes * 10 < without.uploaded_bytes, "{} bytes of indexes", with.uploaded_bytes);
+
+    let indexes = text(&bench, SHARED, INDEXES);
+    assert!(indexes.contains("by_run") && indexes.contains("by_size"));
+    let modified = bench.state(SHARED).metadata().unwrap().modified().unwrap();
+    let pulled = bench.pull("latest").join(SHARED);
+    assert_eq!(pulled.metadata().unwrap().modified().unwrap(), modified);
+    drop(sql(&bench, SHARED, "DROP INDEX by_run; UPDATE events SET run = 'changed'"));
+    bench.rollback("latest");
+    for path in [pulled, bench.state(SHARED)] {
+        let path = path.to_str().unwrap();
+        assert_eq!(text(&bench, path, INDEXES), indexes);
+        assert_eq!(text(&bench, path, "PRAGMA integrity_check"), "ok");
+        assert_eq!(text(&bench, path, "SELECT count(*) || '' FROM events WHERE run = 'changed'"), "0");
+    }
+}
+
+#[test]
 fn a_database_that_somebody_has_open_is_not_replaced() {
     let bench = Bench::default();
     drop(sql(
@@ -527,6 +558,7 @@ fn what_was_prepared_is_applied_under_a_gateway_that_has_the_databases_open() {
         SHARED,
         "PRAGMA journal_mode=WAL; CREATE TABLE notes(body TEXT); INSERT INTO notes VALUES ('old');
          CREATE TABLE state_leases(name TEXT); INSERT INTO state_leases VALUES ('before');
+         CREATE INDEX notes_by_body ON notes(body);
          CREATE TABLE auth_profile_store(id TEXT PRIMARY KEY, body TEXT);",
     ));
     let mut gateway = Gateway::open(&bench.state(SHARED));
@@ -550,6 +582,7 @@ fn what_was_prepared_is_applied_under_a_gateway_that_has_the_databases_open() {
     assert_eq!(gateway.ask("SELECT name FROM state_leases"), "[('of this run',)]");
     assert_eq!(gateway.ask("SELECT body FROM auth_profile_store"), "[('key of today',)]");
     assert_eq!(gateway.ask("PRAGMA integrity_check"), "[('ok',)]");
+    assert_eq!(gateway.ask("SELECT name FROM sqlite_schema WHERE name LIKE 'notes_%'"), "[('notes_by_body',)]");
     assert_eq!(fs::read_to_string(bench.state("workspace/SOUL.md")).unwrap(), "# Soul\n");
     assert!(!bench.state("workspace/planted.md").exists());
     assert!(!bench.state("b2-backup/rollback").exists() && !bench.state("b2-backup/prepared.json").exists());

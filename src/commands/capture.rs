@@ -340,19 +340,18 @@ impl Capture {
     }
 
     fn write_stream(&self, stream: &[u8], sink: &mut Sink) -> Result<Vec<ChunkId>> {
-        let mut ids = Vec::new();
-        let mut new = Vec::new();
-        let mut at = 0;
+        let (mut ids, mut ranges, mut at) = (Vec::new(), Vec::new(), 0);
         self.chunker.split(&mut &*stream, ChunkSizes::TREE, &mut Vec::new(), |chunk| {
-            let id = sink.add(chunk)?;
-            ids.push(id);
-            let key = tree_cache_key(id);
-            if self.cache.object(&key).is_none() {
-                new.push((key, at..at + chunk.len()));
-            }
+            ids.push(sink.add(chunk)?);
+            ranges.push(at..at + chunk.len());
             at += chunk.len();
             Ok::<_, Error>(())
         })?;
+        let (mut ranges, mut new) = (ranges.into_iter(), Vec::new());
+        self.cache.visit_objects(ids.iter().map(|id| tree_cache_key(*id)), |key, known| {
+            let range = ranges.next().filter(|_| known.is_none());
+            new.extend(range.map(|range| (key.clone(), range)));
+        });
         self.cache.attempt(|cache| cache.put_objects(new.into_iter().map(|(key, range)| (key, &stream[range]))));
         Ok(ids)
     }

@@ -155,12 +155,15 @@ impl Repository {
             return Err(Error::new(Code::Corrupt, format!("a file tree of {length} bytes is not credible")));
         }
         let mut known: HashMap<ChunkId, Vec<u8>> = HashMap::new();
-        let mut wanted = HashSet::new();
-        for id in ids {
-            match self.cache.as_ref().and_then(|cache| cache.object(&tree_cache_key(*id))) {
-                Some(content) => _ = known.insert(*id, content),
-                None => _ = wanted.insert(*id),
-            }
+        let mut wanted: HashSet<ChunkId> = ids.iter().copied().collect();
+        if let Some(cache) = &self.cache {
+            let mut asked = ids.iter();
+            cache.visit_objects(ids.iter().map(|id| tree_cache_key(*id)), |_, content| {
+                if let (Some(id), Some(content)) = (asked.next(), content) {
+                    known.insert(*id, content.to_vec());
+                    wanted.remove(id);
+                }
+            });
         }
         if !wanted.is_empty() {
             let (cache, fetched) = (self.cache.clone(), Arc::new(std::sync::Mutex::new(HashMap::new())));

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 
 /// The most chunks that a [`Root`] names itself; beyond, the list becomes a stream.
 pub const ROOT_CHUNKS: usize = 32;
-/// More levels than any real tree needs: 32 * (8 KiB / 16 B)^6 chunks.
+/// More levels than any real tree needs: 32 * (512 B / 16 B)^6 chunks.
 pub const MAX_DEPTH: u8 = 6;
 /// The longest path that is stored, in bytes; Linux has 4096.
 const MAX_PATH: usize = 4096;
