@@ -115,7 +115,7 @@ pub fn frame(payload: &[u8]) {
             let mut sealed = payload;
             Sealer::with_header(&key, Header { role: Role::Pack, master_key: key.id, salt: [0; 32] }, &pack_key(id))
                 .seal(0, false, &mut sealed);
-            if let Ok(frame) = opener.frame(0, &sealed) {
+            if let Ok(frame) = opener.frame(0, &mut sealed) {
                 let content: usize = (0..frame.len()).filter_map(|chunk| frame.content(chunk)).map(<[u8]>::len).sum();
                 assert!(content <= MAX_FRAME + 4 && frame.content(frame.len()).is_none());
             }

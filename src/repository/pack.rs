@@ -240,8 +240,7 @@ pub struct PackOpener {
     sealer: Sealer,
     hasher: ChunkHasher,
     decompressor: zstd::bulk::Decompressor<'static>,
-    /// Memory for the frame that was opened last, decrypted and decompressed.
-    payload: Vec<u8>,
+    /// Memory for the frame that was opened last, decompressed.
     plain: Vec<u8>,
 }
 
@@ -261,20 +260,21 @@ impl PackOpener {
         let sealer = Sealer::with_header(master_key, header, &name);
         let hasher = master_key.chunk_hasher();
         let decompressor = zstd::bulk::Decompressor::new().map_err(|error| no_memory(&error))?;
-        Ok(Self { key: name, sealer, hasher, decompressor, payload: Vec::new(), plain: Vec::new() })
+        Ok(Self { key: name, sealer, hasher, decompressor, plain: Vec::new() })
     }
 
-    /// The chunks of frame `number`, from its sealed bytes.
+    /// The chunks of frame `number`, from its sealed bytes, which are decrypted where they are.
     ///
     /// # Errors
     /// `CORRUPT` when they are not what was sealed, or not what a frame may be.
-    pub fn frame(&mut self, number: u64, sealed: &[u8]) -> Result<OpenFrame<'_>> {
-        let Self { key, sealer, hasher, decompressor, payload, plain } = self;
+    pub fn frame<'f>(&'f mut self, number: u64, sealed: &'f mut [u8]) -> Result<OpenFrame<'f>> {
+        let Self { key, sealer, hasher, decompressor, plain } = self;
         let damaged = |problem: &dyn Display| Error::corrupt(key.as_str(), format!("frame {number}: {problem}"));
         if sealed.len() > MAX_FRAME * 2 {
             return Err(damaged(&"it is larger than a frame may be"));
         }
-        sealer.open_into(payload, number, false, sealed).ok_or_else(|| damaged(&"its bytes were changed"))?;
+        let payload = sealer.open_in_place(number, false, sealed);
+        let payload = payload.ok_or_else(|| damaged(&"its bytes were changed"))?;
         let limit = MAX_FRAME + 4 * (MAX_FRAME_CHUNKS + 1);
         let plain = match payload.split_first() {
             Some((&STORED, plain)) if plain.len() <= limit => plain,
@@ -311,7 +311,7 @@ impl PackOpener {
                     _ => Err(Error::corrupt(&key, "its end is not where it says")),
                 };
             }
-            sink(number, at as u64, length as u32, self.frame(number, sealed)?)?;
+            sink(number, at as u64, length as u32, self.frame(number, &mut sealed.to_vec())?)?;
             at += length;
         }
         unreachable!("the frames of a pack in memory are finite")
@@ -346,8 +346,8 @@ impl PackEntry {
         let mut lacking = Vec::new();
         for (number, place) in self.frames.iter().enumerate() {
             let start = usize::try_from(place.offset).unwrap_or(usize::MAX);
-            let sealed = bytes.get(start..start.saturating_add(place.length as usize));
-            let frame = sealed.and_then(|sealed| opener.frame(number as u64, sealed).ok());
+            let mut sealed = bytes.get(start..start.saturating_add(place.length as usize)).map(<[u8]>::to_vec);
+            let frame = sealed.as_mut().and_then(|sealed| opener.frame(number as u64, sealed).ok());
             let is_there =
                 |(chunk, id): &(usize, ChunkId)| frame.as_ref().is_some_and(|frame| frame.chunk(*chunk, *id).is_some());
             lacking.extend(place.chunk_ids().enumerate().filter(|chunk| !is_there(chunk)).map(|(_, id)| id));
@@ -444,8 +444,8 @@ mod tests {
             let mut opener = PackOpener::new(entry.id, &bytes, |_, _| Ok(&key)).unwrap();
             prop_assert_eq!(entry.size, bytes.len() as u64);
             for (number, (chunks, place)) in frames.iter().zip(&entry.frames).enumerate() {
-                let sealed = &bytes[place.offset as usize..][..place.length as usize];
-                let frame = opener.frame(number as u64, sealed).unwrap();
+                let mut sealed = bytes[place.offset as usize..][..place.length as usize].to_vec();
+                let frame = opener.frame(number as u64, &mut sealed).unwrap();
                 prop_assert_eq!(frame.len(), chunks.len());
                 for (number, (chunk, id)) in chunks.iter().zip(place.chunk_ids()).enumerate() {
                     prop_assert_eq!(frame.chunk(number, id), Some(chunk.as_slice()));
@@ -519,7 +519,7 @@ mod tests {
             let bytes = [&pack[..start.min(pack.len())], &bytes].concat();
             if let Ok(mut opener) = PackOpener::new(entry.id, &bytes, |_, _| Ok(&key)) {
                 let _ = opener.all_frames(&bytes, |_, _, _, _| Ok(()));
-                let _ = opener.frame(0, &bytes);
+                let _ = opener.frame(0, &mut bytes.clone());
             }
         }
     }

@@ -265,7 +265,8 @@ fn open_frames(
             waiting.advance(unwanted as usize);
             at += unwanted;
         }
-        let frame = match opener.frame(u64::from(*number), &waiting[(place.offset - at) as usize..][..length]) {
+        let sealed = &mut waiting[(place.offset - at) as usize..][..length];
+        let frame = match opener.frame(u64::from(*number), sealed) {
             Ok(frame) => frame,
             Err(error) => {
                 damaged(&chunks.iter().map(|(_, id)| *id).collect::<Vec<_>>(), error)?;

@@ -267,32 +267,26 @@ impl Sealer {
     /// Opens a sealed part; gives `None` when it is not what was sealed.
     #[must_use]
     pub fn open(&self, number: u64, last: bool, sealed: &[u8]) -> Option<Vec<u8>> {
-        let mut content = Vec::new();
-        self.open_into(&mut content, number, last, sealed)?;
+        let mut content = sealed.to_vec();
+        let length = self.open_in_place(number, last, &mut content)?.len();
+        content.truncate(length);
         Some(content)
     }
 
-    /// [`Sealer::open`] into `content`, whose memory is used again. What it holds after a `None` means nothing.
+    /// [`Sealer::open`] where the sealed bytes are. What is there after a `None` means nothing.
     #[must_use]
-    pub fn open_into(&self, content: &mut Vec<u8>, number: u64, last: bool, sealed: &[u8]) -> Option<()> {
-        let (sealed, tag) = sealed.split_at_checked(sealed.len().checked_sub(TAG_LENGTH)?)?;
-        let tag: [u8; TAG_LENGTH] = tag.try_into().ok()?;
+    pub fn open_in_place<'s>(&self, number: u64, last: bool, sealed: &'s mut [u8]) -> Option<&'s [u8]> {
+        let (content, tag) = sealed.split_at_mut_checked(sealed.len().checked_sub(TAG_LENGTH)?)?;
+        let tag: [u8; TAG_LENGTH] = (&*tag).try_into().ok()?;
         let nonce = nonce(number, last);
-        content.clear();
-        content.extend_from_slice(sealed);
         match &self.cipher {
             Some(cipher) => cipher
-                .decrypt_inout_detached(
-                    &Nonce::from(nonce),
-                    &self.associated_data,
-                    content.as_mut_slice().into(),
-                    &tag.into(),
-                )
+                .decrypt_inout_detached(&Nonce::from(nonce), &self.associated_data, (&mut *content).into(), &tag.into())
                 .ok()?,
             None if self.checksum(nonce, content) == tag => {}
             None => return None,
         }
-        Some(())
+        Some(content)
     }
 
     fn checksum(&self, nonce: [u8; 12], content: &[u8]) -> [u8; TAG_LENGTH] {
