@@ -83,8 +83,8 @@ fn bytes(criterion: &mut Criterion) {
             let mut sound = 0;
             for (number, place) in entry.frames.iter().enumerate() {
                 let start = place.offset as usize;
-                let sealed = &pack[start..start + place.length as usize];
-                let frame = opener.frame(number as u64, sealed).unwrap();
+                let mut sealed = pack[start..start + place.length as usize].to_vec();
+                let frame = opener.frame(number as u64, &mut sealed).unwrap();
                 for (chunk, id) in place.chunk_ids().enumerate() {
                     sound += frame.chunk(chunk, id).unwrap().len();
                 }
