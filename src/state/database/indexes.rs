@@ -12,7 +12,7 @@ use std::{fs, io};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::own_rows::{has_table, open_copy};
-use super::{failed, has_magic, is_damage, is_wal};
+use super::{failed, has_magic, is_wal};
 use crate::error::{Error, Result};
 
 /// The table that keeps the definitions of what was left out, in the order in which they were made.
@@ -45,7 +45,23 @@ pub(super) fn leave_out(copy: &Path) -> Result<bool> {
         connection.close().map_err(|(_, error)| error)?;
         Ok(leaves_out)
     };
-    leave_out().map_err(failed("leave out the indexes of", copy))
+    match leave_out() {
+        // A database is worth more with its indexes than not at all. What was begun was rolled back.
+        Err(error) if !is_of_the_disk(&error) => {
+            tracing::warn!(%error, path = %copy.display(), "the indexes of a database are stored with it");
+            Ok(false)
+        }
+        left_out => left_out.map_err(failed("leave out the indexes of", copy)),
+    }
+}
+
+/// Whether the error is about the file or the memory, not about what is in the database.
+fn is_of_the_disk(error: &rusqlite::Error) -> bool {
+    use ErrorCode::{CannotOpen, DiskFull, OutOfMemory, PermissionDenied, ReadOnly, SystemIoFailure};
+    let code = error.sqlite_error_code();
+    code.is_some_and(|code| {
+        matches!(code, CannotOpen | DiskFull | OutOfMemory | PermissionDenied | ReadOnly | SystemIoFailure)
+    })
 }
 
 /// Makes the indexes of the database at `path` again, from the definitions that a snapshot kept; its time and permissions
@@ -55,33 +71,34 @@ pub(super) fn leave_out(copy: &Path) -> Result<bool> {
 /// `IO` when it cannot be written.
 pub fn make_again(path: &Path) -> Result<Vec<String>> {
     let attributes = |error| Error::io("set the attributes of", path, error);
-    match keeps_definitions(path) {
-        Ok(true) => {}
-        Ok(false) => return Ok(Vec::new()),
-        // What is no sound database is given back as it is.
-        Err(error) if is_damage(&error) => return Ok(Vec::new()),
-        Err(error) => return Err(failed("read", path)(error)),
+    if !path.is_file() {
+        return Ok(Vec::new());
     }
     let before = fs::metadata(path).map_err(attributes)?;
-    if before.permissions().readonly() {
-        make_writable(path, before.permissions()).map_err(attributes)?;
+    let changed = make_accessible(path, before.permissions()).map_err(attributes)?;
+    let mut problems = Vec::new();
+    if keeps_definitions(path) {
+        problems = make(path).map_err(failed("make the indexes of", path))?;
+        let modified = before.modified().map_err(attributes)?;
+        let file = fs::OpenOptions::new().write(true).open(path);
+        file.and_then(|file| file.set_modified(modified)).map_err(attributes)?;
     }
-    let problems = make(path).map_err(failed("make the indexes of", path))?;
-    let restore = || -> io::Result<()> {
-        fs::OpenOptions::new().write(true).open(path)?.set_modified(before.modified()?)?;
-        fs::set_permissions(path, before.permissions())
-    };
-    restore().map_err(attributes)?;
+    if changed {
+        fs::set_permissions(path, before.permissions()).map_err(attributes)?;
+    }
     Ok(problems)
 }
 
-fn keeps_definitions(path: &Path) -> rusqlite::Result<bool> {
+/// What cannot be read as a database that does is one that does not.
+fn keeps_definitions(path: &Path) -> bool {
     // What was vacuumed has no log, and a reader of one that has leaves files beside it.
     if !has_magic(path) || is_wal(path) {
-        return Ok(false);
+        return false;
     }
     let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
-    has_table(&Connection::open_with_flags(path, flags)?, "main", DEFINITIONS)
+    Connection::open_with_flags(path, flags).is_ok_and(|connection| {
+        has_table(&connection, "main", DEFINITIONS).unwrap_or_default() && definitions(&connection).is_ok()
+    })
 }
 
 fn make(path: &Path) -> rusqlite::Result<Vec<String>> {
@@ -118,7 +135,9 @@ fn definitions(connection: &Connection) -> rusqlite::Result<Vec<(String, String)
         .collect()
 }
 
-fn make_writable(path: &Path, mut permissions: fs::Permissions) -> io::Result<()> {
+/// Lets the owner read and write the file; says whether that changed anything.
+fn make_accessible(path: &Path, mut permissions: fs::Permissions) -> io::Result<bool> {
+    let before = permissions.clone();
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -126,7 +145,11 @@ fn make_writable(path: &Path, mut permissions: fs::Permissions) -> io::Result<()
     }
     #[cfg(not(unix))]
     permissions.set_readonly(false);
-    fs::set_permissions(path, permissions)
+    if permissions != before {
+        fs::set_permissions(path, permissions)?;
+        return Ok(true);
+    }
+    Ok(false)
 }
 
 #[cfg(test)]
@@ -196,7 +219,7 @@ mod tests {
         connection.pragma_update(None, "writable_schema", true).unwrap();
         let count = "SELECT count(*) FROM sqlite_schema WHERE type = 'index'";
         assert_eq!(connection.query_row(count, [], |row| row.get::<_, i64>(0)).unwrap(), 4);
-        assert!(!keeps_definitions(&copy).unwrap());
+        assert!(!keeps_definitions(&copy));
     }
 
     #[test]
@@ -212,6 +235,17 @@ mod tests {
         let indexes = list(&second, INDEXES);
         assert_eq!(indexes.len(), 4);
         assert!(indexes.contains(&"by_runCREATE INDEX by_run ON events(run)".to_owned()), "{indexes:?}");
+    }
+
+    #[test]
+    fn a_table_of_that_name_that_is_somebody_elses_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (live, copy) = (folder.path().join("openclaw.sqlite"), folder.path().join("copy"));
+        make_live(&live, &format!("{SCHEMA} CREATE TABLE {DEFINITIONS}(a); INSERT INTO {DEFINITIONS} VALUES (1)"));
+        copy_for_snapshot(&live, &copy).unwrap();
+        assert_eq!(list(&copy, INDEXES), list(&live, INDEXES));
+        assert!(make_again(&copy).unwrap().is_empty());
+        assert_eq!(list(&copy, &format!("SELECT a || '' FROM {DEFINITIONS}")), ["1"]);
     }
 
     #[test]
@@ -266,9 +300,9 @@ mod tests {
         let (live, copy) = (folder.path().join("openclaw.sqlite"), folder.path().join("copy"));
         make_live(&live, SCHEMA);
         copy_for_snapshot(&live, &copy).unwrap();
-        fs::set_permissions(&copy, fs::Permissions::from_mode(0o440)).unwrap();
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o060)).unwrap();
         assert!(make_again(&copy).unwrap().is_empty());
-        assert_eq!(copy.metadata().unwrap().permissions().mode() & 0o7777, 0o440);
+        assert_eq!(copy.metadata().unwrap().permissions().mode() & 0o7777, 0o060);
         assert_eq!(list(&copy, INDEXES).len(), 4);
     }
 }
