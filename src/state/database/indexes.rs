@@ -1,7 +1,7 @@
 //! Indexes of OpenClaw's databases: left out of snapshots, and made again from the tables when they come back.
 //!
-//! The keys of a gateway's events are random, so that each new row changes another page of every index: after 20 turns, in a
-//! database of 800, the indexes made up half of the compressed bytes that were new, and nothing in them was not in the tables.
+//! The keys of a gateway's events are random, so that each new row changes another page of every index: of the compressed bytes
+//! that were new after 20 turns, in databases of 800 turns, these indexes made up a third, and they hold nothing that the tables do not.
 //! Only indexes that make queries faster go. Those that keep rows unique, or back a key, stay: what is stored is a whole
 //! database, which means the same with them and without.
 
