@@ -44,7 +44,10 @@ const words = (count) => Array.from({ length: count }, () => `${WORDS[random(WOR
 
 async function restic(...args) {
   const env = { ...process.env, RESTIC_PASSWORD: "x", RESTIC_REPOSITORY: repository };
-  const result = await run(process.env.RESTIC ?? "restic", ["--no-cache", "--quiet", ...args], { env });
+  const result = await run(process.env.RESTIC ?? "restic", ["--no-cache", "--quiet", ...args], { env }).catch(() => {
+    console.error("restic is missing: install it (apt-get install restic), or name it with RESTIC=/path/to/restic");
+    process.exit(1);
+  });
   if (result.code !== 0) throw new Error(`restic ${args[0]}: ${result.stderr}`);
 }
 
@@ -61,6 +64,9 @@ const config = writeConfig(path.join(root, "config.json"), {
 });
 const model = await startMockModel();
 createState(stateDir, { modelUrl: model.baseUrl, apiKey: "sk-x" });
+// What is missing, restic or the addon, is missed before anything has taken minutes.
+await restic("init");
+await mustRun("list", { config, stateDir });
 const gateway = await startGateway(stateDir);
 let turn = 0;
 async function talk(count) {
@@ -69,7 +75,7 @@ async function talk(count) {
   }
 }
 /** Backs up with both; resolves to the bytes that each has stored more than before. */
-const before = { ours: 0, restic: 0 };
+const before = { ours: 0, restic: stored(repository) };
 async function backUp() {
   await mustRun("push", { config, stateDir });
   await restic("backup", ...EXCLUDED.map((name) => `--exclude=${path.join(stateDir, name)}`), stateDir);
@@ -79,8 +85,6 @@ async function backUp() {
   return { ours, theirs };
 }
 
-await restic("init");
-before.restic = stored(repository);
 await talk(turns);
 const row = (name, { ours, theirs }) =>
   console.log(

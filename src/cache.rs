@@ -92,24 +92,20 @@ impl Cache {
     #[must_use]
     pub fn object(&self, key: &str) -> Option<Vec<u8>> {
         let mut object = None;
-        self.visit_objects([key], |_, body| object = body.map(<[u8]>::to_vec));
+        self.visit_objects([key.to_owned()], |_, body| object = body.map(<[u8]>::to_vec));
         object
     }
 
     /// Looks up many objects, and hands each of `keys` to `visit`, in order, with what [`Cache::object`] would give.
-    pub fn visit_objects<K: AsRef<str>>(
-        &self,
-        keys: impl IntoIterator<Item = K>,
-        mut visit: impl FnMut(&K, Option<&[u8]>),
-    ) {
+    pub fn visit_objects(&self, keys: impl IntoIterator<Item = String>, mut visit: impl FnMut(&str, Option<&[u8]>)) {
         let mut keys = keys.into_iter();
         let looked_up = self.with(|connection| {
             // In one transaction: each of its own would lock the file anew.
             let transaction = connection.transaction()?;
             let mut statement = transaction.prepare_cached("SELECT body FROM objects WHERE key = ?1")?;
             for key in keys.by_ref() {
-                let found = statement.query_row([key.as_ref()], |row| {
-                    visit(&key, unprotect(key.as_ref(), row.get_ref(0)?.as_blob()?));
+                let found = statement.query_row([&key], |row| {
+                    visit(&key, unprotect(&key, row.get_ref(0)?.as_blob()?));
                     Ok(())
                 });
                 if found.is_err() {

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use common::{Bench, Gateway, Node, Tree, assert_same, code, noise, tree};
 use openclaw_b2_backup::commands::{Operation, prune};
+use openclaw_b2_backup::config::Target;
 
 fn populate(bench: &Bench) {
     bench.write("openclaw.json", "{}");
@@ -267,6 +268,28 @@ fn indexes_of_openclaws_databases_cost_nothing_and_come_back() {
         assert_eq!(text(&bench, path, INDEXES), indexes);
         assert_eq!(text(&bench, path, "PRAGMA integrity_check"), "ok");
         assert_eq!(text(&bench, path, "SELECT count(*) || '' FROM events WHERE run = 'changed'"), "0");
+    }
+}
+
+#[test]
+fn an_index_that_cannot_be_made_again_is_told_of_and_stops_nothing() {
+    let bench = Bench::default();
+    let definitions = "CREATE TABLE openclaw_b2_backup_indexes(name TEXT, definition TEXT);
+         INSERT INTO openclaw_b2_backup_indexes VALUES ('lost', 'CREATE INDEX lost ON nowhere(a)');";
+    let notes = "CREATE TABLE notes(body TEXT); INSERT INTO notes VALUES ('old');";
+    drop(sql(&bench, SHARED, &format!("{notes} {definitions}")));
+    bench.push();
+    let to = bench.root.path().join("pulled");
+    let elsewhere = Target { state_dir: bench.root.path().join("no-state"), ..bench.target.clone() };
+    let pulled = bench.try_pull_as(&elsewhere, "latest", &to, &[]).unwrap();
+    drop(sql(&bench, SHARED, "UPDATE notes SET body = 'new'"));
+    let rolled_back = bench.rollback("latest");
+    for (path, warnings) in [(to.join(SHARED), pulled.warnings), (bench.state(SHARED), rolled_back.warnings)] {
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        let start =
+            "state/openclaw.sqlite: its index lost could not be made again, and some queries will take longer: ";
+        assert!(warnings[0].starts_with(start), "{warnings:?}");
+        assert_eq!(text(&bench, path.to_str().unwrap(), "SELECT body FROM notes"), "old");
     }
 }
 

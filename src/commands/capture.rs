@@ -349,8 +349,10 @@ impl Capture {
         })?;
         let (mut ranges, mut new) = (ranges.into_iter(), Vec::new());
         self.cache.visit_objects(ids.iter().map(|id| tree_cache_key(*id)), |key, known| {
-            let range = ranges.next().filter(|_| known.is_none());
-            new.extend(range.map(|range| (key.clone(), range)));
+            let range = ranges.next();
+            if known.is_none() {
+                new.extend(range.map(|range| (key.to_owned(), range)));
+            }
         });
         self.cache.attempt(|cache| cache.put_objects(new.into_iter().map(|(key, range)| (key, &stream[range]))));
         Ok(ids)

@@ -222,14 +222,12 @@ fn check(path: &Path, entry: &Entry) -> std::result::Result<(), String> {
     if sha256[..] != *entry.sha256 {
         return Err("on the disk it does not have the content that was stored".into());
     }
-    if entry.kind == Kind::Database {
-        database::check_integrity(path).map_err(|error| error.to_string())?;
+    if entry.kind == Kind::File {
+        return Ok(());
     }
-    if entry.kind == Kind::Database && database::is_openclaws(path) {
-        let problems = database::make_indexes_again(path).map_err(|error| error.to_string())?;
-        return if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) };
-    }
-    Ok(())
+    database::check_integrity(path).map_err(|error| error.to_string())?;
+    let problems = database::make_indexes_again(path).map_err(|error| error.to_string())?;
+    if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
 }
 
 impl DrillReport {

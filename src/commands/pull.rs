@@ -54,11 +54,8 @@ pub async fn pull(target: &Target, options: PullOptions, operation: &Operation) 
         .map(|entry| (entry.path.clone(), entry.size))
         .collect();
 
-    let databases: Vec<String> = entries
-        .iter()
-        .filter(|entry| entry.kind == Kind::Database && database::is_openclaws(entry.path.as_ref()))
-        .map(|entry| entry.path.clone())
-        .collect();
+    let databases = entries.iter().filter(|entry| entry.kind == Kind::Database);
+    let databases: Vec<String> = databases.map(|entry| entry.path.clone()).collect();
 
     let destination = blocking(move || Destination::create(directory)).await?;
     let meter = Arc::new(Meter::new(operation, "download", 0, 0));
@@ -171,8 +168,7 @@ impl Destination {
         self.directory.join(PARTIAL)
     }
 
-    /// Finishes the databases of OpenClaw's and moves everything to where it belongs, or takes it all back. Gives what the
-    /// owner should know.
+    /// Finishes the databases and moves everything to where it belongs, or takes it all back. Gives what the owner should know.
     fn complete(&self, databases: &[String]) -> Result<Vec<String>> {
         let finish = || {
             let mut warnings = Vec::new();

@@ -456,6 +456,7 @@ mod tests {
             "PRAGMA journal_mode=WAL;
              CREATE TABLE config_machine_state(key TEXT PRIMARY KEY, value TEXT);
              CREATE TABLE auth_profile_store(id INTEGER PRIMARY KEY, body TEXT);
+             CREATE INDEX profiles_by_body ON auth_profile_store(body);
              CREATE TABLE state_leases(name TEXT);
              CREATE TABLE sessions(id TEXT, body TEXT);
              CREATE TRIGGER keep BEFORE DELETE ON auth_profile_store BEGIN SELECT RAISE(ABORT, 'append-only'); END;

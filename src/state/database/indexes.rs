@@ -12,7 +12,7 @@ use std::{fs, io};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::own_rows::{has_table, open_copy};
-use super::{failed, has_magic, is_wal};
+use super::{failed, has_magic, is_openclaws, is_wal};
 use crate::error::{Error, Result};
 
 /// The table that keeps the definitions of what was left out, in the order in which they were made.
@@ -20,6 +20,8 @@ const DEFINITIONS: &str = "openclaw_b2_backup_indexes";
 /// How the definition of such an index begins: SQLite writes it that way itself, whatever it was given
 /// (<https://sqlite.org/schematab.html>). One that keeps rows unique begins otherwise, and that of a key has none.
 const START: &str = "CREATE INDEX ";
+/// What to say of an index that does not come back.
+const NOT_MADE: &str = "could not be made again, and some queries will take longer";
 
 /// Removes the definitions of indexes from a copy, and keeps them in a table; says whether there was anything. The pages of the
 /// indexes belong to nothing afterwards: the copy must be vacuumed.
@@ -64,21 +66,27 @@ fn is_of_the_disk(error: &rusqlite::Error) -> bool {
     })
 }
 
-/// Makes the indexes of the database at `path` again, from the definitions that a snapshot kept; its time and permissions
-/// stay. Gives what cannot be made, with the reason: queries are slower then, and right.
+/// Makes the indexes of the database at `path` again, from the definitions that a snapshot kept, if it is one of OpenClaw's; its
+/// time and permissions stay. Gives what cannot be made, with the reason: queries are slower then, and right.
 ///
 /// # Errors
 /// `IO` when it cannot be written.
 pub fn make_again(path: &Path) -> Result<Vec<String>> {
     let attributes = |error| Error::io("set the attributes of", path, error);
-    if !path.is_file() {
+    if !is_openclaws(path) || !path.is_file() {
         return Ok(Vec::new());
     }
     let before = fs::metadata(path).map_err(attributes)?;
     let changed = make_accessible(path, before.permissions()).map_err(attributes)?;
     let mut problems = Vec::new();
     if keeps_definitions(path) {
-        problems = make(path).map_err(failed("make the indexes of", path))?;
+        problems = match make(path) {
+            Err(error) if !is_of_the_disk(&error) => vec![format!("its indexes {NOT_MADE}: {error}")],
+            made => made.map_err(|error| {
+                failed("make the indexes of", path)(error)
+                    .advise("check the space and the permissions there, and try again")
+            })?,
+        };
         let modified = before.modified().map_err(attributes)?;
         let file = fs::OpenOptions::new().write(true).open(path);
         file.and_then(|file| file.set_modified(modified)).map_err(attributes)?;
@@ -106,7 +114,7 @@ fn make(path: &Path) -> rusqlite::Result<Vec<String>> {
     let mut problems = Vec::new();
     connection.execute_batch("BEGIN IMMEDIATE")?;
     for (name, sql) in definitions(&connection)? {
-        let failed = |why: &dyn Display| format!("the index {name} could not be made again: {why}");
+        let failed = |why: &dyn Display| format!("its index {name} {NOT_MADE}: {why}");
         // Nothing but an index is made by what begins like this; several statements are refused.
         if !sql.starts_with(START) {
             problems.push(failed(&"that is not how an index is defined"));
@@ -114,10 +122,8 @@ fn make(path: &Path) -> rusqlite::Result<Vec<String>> {
         }
         match connection.prepare(&sql).and_then(|mut statement| statement.execute([])) {
             Ok(_) => {}
-            Err(error) if matches!(error.sqlite_error_code(), None | Some(ErrorCode::Unknown)) => {
-                problems.push(failed(&error));
-            }
-            Err(error) => return Err(error),
+            Err(error) if is_of_the_disk(&error) => return Err(error),
+            Err(error) => problems.push(failed(&error)),
         }
     }
     connection.execute_batch(&format!("DROP TABLE {DEFINITIONS}; COMMIT"))?;
@@ -154,6 +160,8 @@ fn make_accessible(path: &Path, mut permissions: fs::Permissions) -> io::Result<
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::super::{check_integrity, copy_for_snapshot};
     use super::*;
 
@@ -180,17 +188,23 @@ mod tests {
         query.query_map([], |row| row.get(0)).unwrap().collect::<rusqlite::Result<_>>().unwrap()
     }
 
+    /// A live database with this schema and the copy of it that a snapshot would hold.
+    fn make_copy(sql: &str) -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let [live, copy] = ["openclaw.sqlite", "openclaw-copy.sqlite"].map(|name| folder.path().join(name));
+        make_live(&live, sql);
+        copy_for_snapshot(&live, &copy).unwrap();
+        (folder, live, copy)
+    }
+
     const INDEXES: &str = "SELECT name || coalesce(sql, '') FROM sqlite_schema WHERE type = 'index' ORDER BY name";
     const ROWS: &str = "SELECT id || run || body FROM events ORDER BY id";
 
     #[test]
     fn indexes_that_only_make_queries_faster_stay_out_of_a_copy_and_are_made_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let (live, copy) = (folder.path().join("openclaw.sqlite"), folder.path().join("copy"));
-        make_live(&live, SCHEMA);
+        let (_folder, live, copy) = make_copy(SCHEMA);
         let statistics = "SELECT coalesce(idx, '') || stat FROM sqlite_stat1 ORDER BY 1";
         let before = [INDEXES, ROWS, statistics].map(|sql| list(&live, sql));
-        copy_for_snapshot(&live, &copy).unwrap();
         check_integrity(&copy).unwrap();
         assert!(copy.metadata().unwrap().len() < live.metadata().unwrap().len());
         assert_eq!(
@@ -206,15 +220,13 @@ mod tests {
         assert_eq!([INDEXES, ROWS, statistics].map(|sql| list(&copy, sql)), before);
         assert!(list(&copy, "SELECT name FROM sqlite_schema WHERE name LIKE '%b2_backup%'").is_empty());
     }
+
     #[test]
     fn an_index_that_could_not_be_made_again_is_not_left_out() {
-        let folder = tempfile::tempdir().unwrap();
-        let (live, copy) = (folder.path().join("openclaw.sqlite"), folder.path().join("copy"));
         // As from a connection that has a function of its own.
         let foreign = "PRAGMA writable_schema = ON;
             UPDATE sqlite_schema SET sql = replace(sql, 'length(body)', 'of_the_owner(body)');";
-        make_live(&live, &format!("{SCHEMA} {foreign}"));
-        copy_for_snapshot(&live, &copy).unwrap();
+        let (_folder, _, copy) = make_copy(&format!("{SCHEMA} {foreign}"));
         let connection = Connection::open(&copy).unwrap();
         connection.pragma_update(None, "writable_schema", true).unwrap();
         let count = "SELECT count(*) FROM sqlite_schema WHERE type = 'index'";
@@ -224,10 +236,8 @@ mod tests {
 
     #[test]
     fn what_was_put_back_by_hand_is_left_out_once_more() {
-        let folder = tempfile::tempdir().unwrap();
-        let [live, first, second] = ["openclaw.sqlite", "openclaw-2.sqlite", "3"].map(|name| folder.path().join(name));
-        make_live(&live, SCHEMA);
-        copy_for_snapshot(&live, &first).unwrap();
+        let (folder, _, first) = make_copy(SCHEMA);
+        let second = folder.path().join("openclaw-second.sqlite");
         // Somebody has made one of them.
         Connection::open(&first).unwrap().execute_batch("CREATE INDEX by_run ON events(run)").unwrap();
         copy_for_snapshot(&first, &second).unwrap();
@@ -239,10 +249,8 @@ mod tests {
 
     #[test]
     fn a_table_of_that_name_that_is_somebody_elses_is_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let (live, copy) = (folder.path().join("openclaw.sqlite"), folder.path().join("copy"));
-        make_live(&live, &format!("{SCHEMA} CREATE TABLE {DEFINITIONS}(a); INSERT INTO {DEFINITIONS} VALUES (1)"));
-        copy_for_snapshot(&live, &copy).unwrap();
+        let theirs = format!("{SCHEMA} CREATE TABLE {DEFINITIONS}(a); INSERT INTO {DEFINITIONS} VALUES (1)");
+        let (_folder, live, copy) = make_copy(&theirs);
         assert_eq!(list(&copy, INDEXES), list(&live, INDEXES));
         assert!(make_again(&copy).unwrap().is_empty());
         assert_eq!(list(&copy, &format!("SELECT a || '' FROM {DEFINITIONS}")), ["1"]);
@@ -250,10 +258,7 @@ mod tests {
 
     #[test]
     fn a_definition_makes_an_index_or_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let (live, copy) = (folder.path().join("openclaw.sqlite"), folder.path().join("copy"));
-        make_live(&live, SCHEMA);
-        copy_for_snapshot(&live, &copy).unwrap();
+        let (folder, _, copy) = make_copy(SCHEMA);
         let elsewhere = folder.path().join("elsewhere");
         let definitions = [
             format!("ATTACH '{}' AS other", elsewhere.display()),
@@ -296,10 +301,7 @@ mod tests {
     #[test]
     fn permissions_stay() {
         use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().unwrap();
-        let (live, copy) = (folder.path().join("openclaw.sqlite"), folder.path().join("copy"));
-        make_live(&live, SCHEMA);
-        copy_for_snapshot(&live, &copy).unwrap();
+        let (_folder, _, copy) = make_copy(SCHEMA);
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o060)).unwrap();
         assert!(make_again(&copy).unwrap().is_empty());
         assert_eq!(copy.metadata().unwrap().permissions().mode() & 0o7777, 0o060);
