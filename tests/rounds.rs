@@ -241,6 +241,26 @@ fn a_database_comes_back_with_this_machines_credentials_and_without_a_foreign_lo
 }
 
 #[test]
+fn what_several_threads_have_read_is_compressed_together() {
+    let bench = Bench::default();
+    for number in 0..40 {
+        bench.write(&format!("workspace/{number}.md"), noise(10_000, number));
+    }
+    bench.push();
+    let mut packs = tree(&bench.repository().join("packs")).into_values();
+    let Some(Node::File { content: pack, .. }) = packs.find(|node| matches!(node, Node::File { .. })) else { panic!() };
+    assert!(!packs.any(|node| matches!(node, Node::File { .. })), "more than one pack");
+    // docs/format.md, section 6: behind a header of 56 bytes, frames that have their lengths before them, and an end of 16 bytes.
+    let (mut at, mut lengths) = (56, Vec::new());
+    while at < pack.len() {
+        lengths.push(u32::from_le_bytes(pack[at..at + 4].try_into().unwrap()) as usize);
+        at += 4 + lengths[lengths.len() - 1];
+    }
+    let [content, tree, 16] = lengths[..] else { panic!("{lengths:?}") };
+    assert!(content > 400_000 && tree < 10_000, "{lengths:?}");
+}
+
+#[test]
 fn indexes_of_openclaws_databases_cost_nothing_and_come_back() {
     const EVENTS: &str = "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s LIMIT 20000)
          INSERT INTO events SELECT hex(randomblob(16)), n FROM s;";

@@ -292,7 +292,7 @@ impl Capture {
                 own.push(reader.read(found, known.get(&found.path))?);
                 self.meter.files(1);
             }
-            reader.sink.flush()?;
+            reader.sink.finish()?;
             outcomes.lock().unwrap_or_else(PoisonError::into_inner).append(&mut own);
             Ok(())
         };
@@ -305,6 +305,7 @@ impl Capture {
             let errors: Vec<Error> = joined.filter_map(Result::err).collect();
             errors.into_iter().min_by_key(|error| error.code() == Code::Cancelled).map_or(Ok(()), Err)
         })?;
+        self.writer.flush()?;
         Ok(outcomes.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 

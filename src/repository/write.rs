@@ -12,7 +12,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::id::{ChunkId, PackId};
 use super::index::{FrameEntry, Index, IndexObject, PackEntry};
 use super::open::Repository;
-use super::pack::{Compressor, Frame, FrameBuilder, MAX_FRAME, PACK_TARGET, PackBuilder, pack_key};
+use super::pack::{Compressor, Effort, Frame, FrameBuilder, MAX_FRAME, PACK_TARGET, PackBuilder, pack_key};
 use super::seal::{ChunkHasher, MasterKey};
 use crate::cache::Cache;
 use crate::commands::{Meter, Operation};
@@ -25,6 +25,8 @@ const PACKS_IN_MEMORY: usize = 3;
 const UPLOAD_TIME_TARGET: Duration = Duration::from_secs(8);
 /// But not smaller than this: each costs a request.
 const SMALLEST_PACK_TARGET: usize = 2 << 20;
+/// So many bytes of new chunks are compressed thoroughly; most pushes have no more. A large one has other things to do with its time.
+const THOROUGH_BYTES: usize = 4 << 20;
 /// Packs are entered into an index object at least this often, so that other machines find them too should this one
 /// not finish.
 const INDEX_INTERVAL: Duration = Duration::from_mins(2);
@@ -37,6 +39,10 @@ pub struct Writer {
     index: Arc<Index>,
     /// Chunks that this run has taken on, beyond those of the index.
     taken: Mutex<HashSet<ChunkId>>,
+    /// Chunks that did not fill a frame of a sink.
+    rest: Mutex<FrameBuilder>,
+    /// Bytes of chunks that were compressed.
+    compressed: AtomicUsize,
     pack: Mutex<Option<(PackBuilder, Place)>>,
     /// Bytes at which a pack is closed; the uploader adapts it to the line.
     pack_target: Arc<AtomicUsize>,
@@ -122,6 +128,8 @@ impl Writer {
             key,
             index,
             taken: Mutex::new(taken),
+            rest: Mutex::default(),
+            compressed: AtomicUsize::new(0),
             pack: Mutex::new(None),
             pack_target: Arc::clone(&pack_target),
             outlet: Some(Outlet {
@@ -154,6 +162,8 @@ impl Writer {
             key: key.clone(),
             index: Arc::default(),
             taken: Mutex::default(),
+            rest: Mutex::default(),
+            compressed: AtomicUsize::new(0),
             pack: Mutex::default(),
             pack_target: Arc::default(),
             outlet: None,
@@ -188,6 +198,25 @@ impl Writer {
         self.index.lost.iter().filter(|id| taken.contains(id)).count() as u64
     }
 
+    /// Closes the frame that the sinks of several threads have filled together, so that what comes next is read without it.
+    ///
+    /// # Errors
+    /// `CANCELLED` when an upload has failed, `IO`.
+    pub fn flush(&self) -> Result<()> {
+        let mut rest = std::mem::take(&mut *lock(&self.rest));
+        self.close(&mut rest, &mut Compressor::new()?)
+    }
+
+    /// Compresses what a frame has been given, if anything, and starts it over.
+    fn close(&self, frame: &mut FrameBuilder, compressor: &mut Compressor) -> Result<()> {
+        if frame.is_empty() {
+            return Ok(());
+        }
+        let before = self.compressed.fetch_add(frame.len(), Ordering::Relaxed);
+        let effort = if before < THOROUGH_BYTES { Effort::Thorough } else { Effort::Fast };
+        self.append(frame.finish(compressor, effort)?)
+    }
+
     fn append(&self, frame: Frame) -> Result<()> {
         let Some(outlet) = &self.outlet else { return Ok(()) };
         let mut pack = lock(&self.pack);
@@ -206,7 +235,7 @@ impl Writer {
         outlet.upload(open, place)
     }
 
-    /// Hands over the last pack. Blocks; every sink must have been finished before.
+    /// Hands over the last pack. Blocks; every sink, and what they left, must have been closed before.
     ///
     /// # Errors
     /// `CANCELLED` when an upload has failed.
@@ -272,11 +301,23 @@ impl Sink {
     /// # Errors
     /// `CANCELLED` when an upload has failed, `IO`.
     pub fn flush(&mut self) -> Result<()> {
-        if self.frame.is_empty() {
-            return Ok(());
-        }
-        let frame = self.frame.finish(&mut self.compressor)?;
-        self.writer.append(frame)
+        self.writer.close(&mut self.frame, &mut self.compressor)
+    }
+
+    /// Leaves what has not filled a frame to [`Writer::flush`], to compress it together with what other threads leave.
+    ///
+    /// # Errors
+    /// `CANCELLED` when an upload has failed, `IO`.
+    pub fn finish(mut self) -> Result<()> {
+        let full = {
+            let mut rest = lock(&self.writer.rest);
+            if rest.absorb(&mut self.frame) {
+                return Ok(());
+            }
+            std::mem::replace(&mut *rest, std::mem::take(&mut self.frame))
+        };
+        self.frame = full;
+        self.flush()
     }
 }
 
