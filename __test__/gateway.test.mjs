@@ -10,7 +10,7 @@ import path from "node:path";
 import { test } from "node:test";
 
 import { mustFail, mustRun, writeConfig } from "./support/cli.mjs";
-import { createState, openclaw, startGateway } from "./support/gateway.mjs";
+import { createState, IN_YEARS, openclaw, startGateway } from "./support/gateway.mjs";
 import { startMockModel } from "./support/mock-model.mjs";
 import { temporaryDirectory } from "./support/processes.mjs";
 import { startSeaweed } from "./support/seaweed.mjs";
@@ -72,9 +72,8 @@ test("a running gateway is backed up, restored elsewhere and rolled back", { tim
     assert.equal(await gateway.turn("SAY apple"), "apple");
     await gateway.turn('CALL write {"path":"made-by-agent.md","content":"written by the agent"}');
     assert.ok(model.apiKeys.has(MODEL_KEY), "the gateway has used the canary, so it knows it");
-    const daily = { kind: "cron", expr: "0 9 * * *" };
     const payload = { kind: "systemEvent", text: "good morning" };
-    const job = { name: "greeting", schedule: daily, sessionTarget: "main", wakeMode: "now", payload };
+    const job = { name: "greeting", schedule: IN_YEARS, sessionTarget: "main", wakeMode: "now", payload };
     await gateway.rpc("cron.add", job);
     const [rows] = await querySqlite(sharedDatabase(stateDir), [PROFILE_ROWS]);
     assert.ok(JSON.stringify(rows).includes(PROFILE_KEY), "the credential lies in the shared database");

@@ -12,7 +12,7 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 
 import { mustRun, writeConfig } from "./support/cli.mjs";
-import { createState, openclaw, startGateway } from "./support/gateway.mjs";
+import { createState, IN_YEARS, openclaw, startGateway } from "./support/gateway.mjs";
 import { startMockModel } from "./support/mock-model.mjs";
 import { run, temporaryDirectory } from "./support/processes.mjs";
 import { changeSqlite, isSqlite, plantRows, querySqlite } from "./support/sqlite.mjs";
@@ -95,10 +95,9 @@ test("the whole state, and no secret with it", { timeout: 20 * 60_000 }, async (
       assert.equal(await gateway.turn(`SAY I am ${agent}`, sessionOf(agent)), `I am ${agent}`);
       conversations[agent] = await gateway.conversation(sessionOf(agent));
     }
-    const schedule = { kind: "cron", expr: "0 9 * * *" };
     const payload = { kind: "systemEvent", text: "good morning" };
-    const job = { name: "greeting", agentId: "main", schedule, sessionTarget: "main", wakeMode: "now", payload };
-    await gateway.rpc("cron.add", job);
+    const job = { name: "greeting", agentId: "main", schedule: IN_YEARS, payload };
+    await gateway.rpc("cron.add", { ...job, sessionTarget: "main", wakeMode: "now" });
     assert.match(await openclaw(stateDir, ["memory", "search", "--agent", "main", "tamarillos"]), /tamarillos/);
     await gateway.stop();
     before = await complaints(stateDir);

@@ -12,6 +12,8 @@ import { ensureTools } from "./tools.mjs";
 
 const TOKEN = "token-of-the-test-gateway";
 export const SESSION = "agent:main:main";
+/** When a job runs that is there to be kept, and not to run while a test looks: on the next 29th of February. */
+export const IN_YEARS = { kind: "cron", expr: "0 0 29 2 *" };
 
 /** The environment of everything that OpenClaw runs: its own home, nothing that reaches out or restarts by itself. */
 function gatewayEnv(stateDir) {

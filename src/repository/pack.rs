@@ -88,10 +88,9 @@ impl FrameBuilder {
         self.content.len()
     }
 
-    /// Adds the chunks of `other`, if that leaves this one no more than full.
+    /// Takes over the chunks of `other`, if this frame stays one that readers accept.
     pub fn absorb(&mut self, other: &mut Self) -> bool {
-        let fits =
-            self.len() + other.len() <= FRAME_TARGET && self.chunks.len() + other.chunks.len() <= MAX_FRAME_CHUNKS;
+        let fits = self.has_room_for(other.len()) && self.chunks.len() + other.chunks.len() <= MAX_FRAME_CHUNKS;
         if fits {
             self.chunks.append(&mut other.chunks);
             self.content.append(&mut other.content);
@@ -512,11 +511,11 @@ mod tests {
             frame.add(id, &vec![0; length]);
             frame
         };
-        let (mut first, mut second, mut third) = (frame(FRAME_TARGET - 10), frame(10), frame(1));
+        let (mut first, mut second, mut third) = (frame(MAX_FRAME - 10), frame(10), frame(1));
         assert!(first.absorb(&mut second));
         assert!(second.is_empty());
         assert!(!first.absorb(&mut third));
-        assert_eq!((first.len(), third.len()), (FRAME_TARGET, 1));
+        assert_eq!((first.len(), third.len()), (MAX_FRAME, 1));
         assert_eq!((first.chunks.len(), third.chunks.len()), (2, 1));
     }
 
