@@ -25,8 +25,9 @@ const PACKS_IN_MEMORY: usize = 3;
 const UPLOAD_TIME_TARGET: Duration = Duration::from_secs(8);
 /// But not smaller than this: each costs a request.
 const SMALLEST_PACK_TARGET: usize = 2 << 20;
-/// So many bytes of new chunks are compressed thoroughly; most pushes have no more. A large one has other things to do with its time.
-const THOROUGH_BYTES: usize = 4 << 20;
+/// Frames that begin within so many bytes of new chunks are compressed thoroughly: most pushes have no more, and in a large one
+/// a few bytes in a hundred are not worth the time.
+const THOROUGH_BYTES: usize = 2 << 20;
 /// Packs are entered into an index object at least this often, so that other machines find them too should this one
 /// not finish.
 const INDEX_INTERVAL: Duration = Duration::from_mins(2);
