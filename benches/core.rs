@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use openclaw_b2_backup::repository::chunk::{ChunkSizes, Chunker};
 use openclaw_b2_backup::repository::index::PackEntry;
-use openclaw_b2_backup::repository::pack::{Compressor, Effort, FrameBuilder, PackBuilder, PackOpener};
+use openclaw_b2_backup::repository::pack::{Compressor, FrameBuilder, PackBuilder, PackOpener};
 use openclaw_b2_backup::repository::seal::MasterKey;
 use openclaw_b2_backup::repository::tree::{Content, Entries, Entry, Kind};
 
@@ -39,11 +39,11 @@ fn pack_of(key: &MasterKey, content: &[u8]) -> (PackEntry, Vec<u8>) {
     for chunk in content.chunks(8 << 10) {
         frame.add(hasher.id(chunk), chunk);
         if frame.is_full() {
-            pack.append(frame.finish(&mut compressor, Effort::Fast).unwrap());
+            pack.append(frame.finish(&mut compressor).unwrap());
         }
     }
     if !frame.is_empty() {
-        pack.append(frame.finish(&mut compressor, Effort::Fast).unwrap());
+        pack.append(frame.finish(&mut compressor).unwrap());
     }
     pack.finish()
 }

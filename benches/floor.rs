@@ -13,7 +13,7 @@ use aes_gcm::aead::AeadInOut;
 use aes_gcm::{Aes256Gcm, KeyInit, Nonce};
 use bytes::Bytes;
 use openclaw_b2_backup::config::{Resolve, resolve};
-use openclaw_b2_backup::repository::pack::{Compressor, Effort, FRAME_TARGET, PACK_TARGET};
+use openclaw_b2_backup::repository::pack::{Compressor, FRAME_TARGET, PACK_TARGET};
 use openclaw_b2_backup::store::{SharedStore, open};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
@@ -83,7 +83,7 @@ impl Passes {
 
     fn seal(&mut self, frame: &mut Vec<u8>, pack: &mut Vec<u8>, compressor: &mut Compressor, cipher: &Aes256Gcm) {
         let started = Instant::now();
-        let mut payload = compressor.compress(frame, Effort::Fast).unwrap();
+        let mut payload = compressor.compress(frame).unwrap();
         self.zstd += started.elapsed();
         let started = Instant::now();
         let tag = cipher.encrypt_inout_detached(&Nonce::default(), b"", payload.as_mut_slice().into()).unwrap();

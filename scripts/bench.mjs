@@ -27,6 +27,7 @@ import { run, temporaryDirectory } from "../__test__/support/processes.mjs";
 import { startSeaweed } from "../__test__/support/seaweed.mjs";
 import { ToolError, ensureTools, projectDir } from "../__test__/support/tools.mjs";
 import { readTree } from "../__test__/support/tree.mjs";
+import { resticPath, resticVersion } from "./restic.mjs";
 
 const makeState = path.join(projectDir, "benches/make-state.mjs");
 const STEPS = ["first push", "nothing changed", "a day of use", "full restore", "one file"];
@@ -101,7 +102,6 @@ const restic = {
   /** restic keeps absolute paths. */
   restoredState: (target, stateDir) => path.join(target, stateDir),
 };
-const resticPath = process.env.RESTIC ?? "restic";
 
 const rclone = {
   name: "rclone copy",
@@ -260,15 +260,7 @@ async function bench() {
   );
   ensureTools("openclaw");
   const tools = ensureTools("python");
-  let resticVersion = "";
-  if (contenders.includes(restic)) {
-    const version = await run(resticPath, ["version"]).catch(() => {
-      throw new ToolError(
-        "restic is missing: install it (apt-get install restic), or name it with RESTIC=/path/to/restic",
-      );
-    });
-    resticVersion = version.stdout.trim();
-  }
+  const peer = contenders.includes(restic) ? await resticVersion() : "";
   if (contenders.includes(ours) && options.build !== "none") {
     console.error("building the addon as it is released ...");
     const built = await run("npm", ["run", "build"], { cwd: projectDir, timeoutMs: 60 * 60_000 });
@@ -296,7 +288,7 @@ async function bench() {
   const times = options.times !== "1" ? ` ${options.times} times over` : "";
   console.log(`State ${options.size}${times}, medians of ${runs} runs, SeaweedFS on loopback${load}${rate}.`);
   console.log(
-    `${cpus.length} x ${cpus[0].model.trim()}, Node ${process.version}${resticVersion && `, ${resticVersion}`}. ` +
+    `${cpus.length} x ${cpus[0].model.trim()}, Node ${process.version}${peer && `, ${peer}`}. ` +
       `Node that does nothing: ${COLUMNS.wall.show(node.wall)}, ${COLUMNS.memory.show(node.memory)}.\n`,
   );
   printTable(measured, contenders);

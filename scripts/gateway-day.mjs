@@ -15,6 +15,7 @@ import { mustRun, writeConfig } from "../__test__/support/cli.mjs";
 import { createState, startGateway } from "../__test__/support/gateway.mjs";
 import { startMockModel } from "../__test__/support/mock-model.mjs";
 import { run, temporaryDirectory } from "../__test__/support/processes.mjs";
+import { resticPath, resticVersion } from "./restic.mjs";
 
 const { values: options } = parseArgs({
   options: {
@@ -44,10 +45,7 @@ const words = (count) => Array.from({ length: count }, () => `${WORDS[random(WOR
 
 async function restic(...args) {
   const env = { ...process.env, RESTIC_PASSWORD: "x", RESTIC_REPOSITORY: repository };
-  const result = await run(process.env.RESTIC ?? "restic", ["--no-cache", "--quiet", ...args], { env }).catch(() => {
-    console.error("restic is missing: install it (apt-get install restic), or name it with RESTIC=/path/to/restic");
-    process.exit(1);
-  });
+  const result = await run(resticPath, ["--no-cache", "--quiet", ...args], { env });
   if (result.code !== 0) throw new Error(`restic ${args[0]}: ${result.stderr}`);
 }
 
@@ -65,6 +63,7 @@ const config = writeConfig(path.join(root, "config.json"), {
 const model = await startMockModel();
 createState(stateDir, { modelUrl: model.baseUrl, apiKey: "sk-x" });
 // What is missing, restic or the addon, is missed before anything has taken minutes.
+await resticVersion();
 await restic("init");
 await mustRun("list", { config, stateDir });
 const gateway = await startGateway(stateDir);
@@ -74,8 +73,8 @@ async function talk(count) {
     await gateway.turn(`${words(40)}\nSAY ${words(60)}`, `agent:main:session-${turn % sessions}`);
   }
 }
-/** Backs up with both; resolves to the bytes that each has stored more than before. */
 const before = { ours: 0, restic: stored(repository) };
+/** Backs up with both; resolves to the bytes that each has stored more than before. */
 async function backUp() {
   await mustRun("push", { config, stateDir });
   await restic("backup", ...EXCLUDED.map((name) => `--exclude=${path.join(stateDir, name)}`), stateDir);

@@ -17,7 +17,7 @@ use openclaw_b2_backup::repository::id::{MachineId, SnapshotId};
 use openclaw_b2_backup::repository::index::{IndexObject, index_key};
 use openclaw_b2_backup::repository::manifest::Summary;
 use openclaw_b2_backup::repository::open::{IfMissing, Repository};
-use openclaw_b2_backup::repository::pack::{Compressor, Effort, FrameBuilder, PackBuilder, pack_key};
+use openclaw_b2_backup::repository::pack::{Compressor, FrameBuilder, PackBuilder, pack_key};
 use openclaw_b2_backup::repository::tree::{Content, Entry, Kind, Root};
 use sha2::{Digest, Sha256};
 
@@ -41,7 +41,7 @@ fn store(bench: &Bench, entries: &[Entry]) -> String {
         let (mut frame, mut pack) = (FrameBuilder::default(), PackBuilder::new(key).unwrap());
         frame.add(evil, EVIL);
         frame.add(tree, &stream);
-        pack.append(frame.finish(&mut Compressor::new().unwrap(), Effort::Fast).unwrap());
+        pack.append(frame.finish(&mut Compressor::new().unwrap()).unwrap());
         let (entry, bytes) = pack.finish();
         repository.store.put(&pack_key(entry.id), Bytes::from(bytes)).await.unwrap();
         let (index, sealed, _) = IndexObject { live: vec![entry], ..IndexObject::default() }.seal(key).unwrap();

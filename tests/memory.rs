@@ -43,11 +43,11 @@ fn peak(task: &Task) -> u64 {
 }
 
 /// Peaks of a first push, of a rollback of all that it stored, and of a pull on a new machine.
-fn peaks(change: impl Fn(&Path)) -> [u64; 3] {
+fn peaks(make: impl Fn(&Path)) -> [u64; 3] {
     let bench = Bench::default();
     bench.write("workspace/notes.md", "one");
     let path = bench.state("workspace/large.sqlite");
-    change(&path);
+    make(&path);
     let pushed = peak(&Task::new(&bench, "push"));
     let stored = fs::metadata(&path).unwrap().len();
     assert!(stored >= SIZE, "{stored}");
@@ -62,7 +62,7 @@ fn peaks(change: impl Fn(&Path)) -> [u64; 3] {
 
 #[test]
 #[ignore = "slow; npm test runs it"]
-fn a_large_file_takes_no_more_memory_than_a_small_one() {
+fn a_large_file_needs_less_memory_than_it_has_bytes() {
     let peaks = peaks(|path| {
         let mut file = fs::File::create(path).unwrap();
         (0..SIZE >> 20).for_each(|seed| file.write_all(&mebibyte(seed)).unwrap());
@@ -72,7 +72,7 @@ fn a_large_file_takes_no_more_memory_than_a_small_one() {
 
 #[test]
 #[ignore = "slow; npm test runs it"]
-fn neither_does_a_large_database() {
+fn so_does_a_large_database() {
     let peaks = peaks(|path| {
         let database = rusqlite::Connection::open(path).unwrap();
         database.execute_batch("PRAGMA synchronous=OFF; CREATE TABLE notes(body BLOB); BEGIN").unwrap();

@@ -11,7 +11,6 @@ use std::path::Path;
 
 use common::{Bench, Gateway, Node, Tree, assert_same, code, noise, tree};
 use openclaw_b2_backup::commands::{Operation, prune};
-use openclaw_b2_backup::config::Target;
 
 fn populate(bench: &Bench) {
     bench.write("openclaw.json", "{}");
@@ -300,8 +299,7 @@ fn an_index_that_cannot_be_made_again_is_told_of_and_stops_nothing() {
     drop(sql(&bench, SHARED, &format!("{notes} {definitions}")));
     bench.push();
     let to = bench.root.path().join("pulled");
-    let elsewhere = Target { state_dir: bench.root.path().join("no-state"), ..bench.target.clone() };
-    let pulled = bench.try_pull_as(&elsewhere, "latest", &to, &[]).unwrap();
+    let pulled = bench.try_pull_as(&bench.other_machine("other"), "latest", &to, &[]).unwrap();
     drop(sql(&bench, SHARED, "UPDATE notes SET body = 'new'"));
     let rolled_back = bench.rollback("latest");
     for (path, warnings) in [(to.join(SHARED), pulled.warnings), (bench.state(SHARED), rolled_back.warnings)] {

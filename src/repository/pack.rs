@@ -102,7 +102,7 @@ impl FrameBuilder {
     ///
     /// # Errors
     /// `IO` when zstd has no memory.
-    pub fn finish(&mut self, compressor: &mut Compressor, effort: Effort) -> Result<Frame> {
+    pub fn finish(&mut self, compressor: &mut Compressor) -> Result<Frame> {
         let Self { chunks, content, plain } = self;
         plain.clear();
         plain.extend_from_slice(&(chunks.len() as u32).to_le_bytes());
@@ -110,7 +110,7 @@ impl FrameBuilder {
             plain.extend_from_slice(&length.to_le_bytes());
         }
         plain.append(content);
-        let mut payload = compressor.compress(plain, effort)?;
+        let mut payload = compressor.compress(plain)?;
         if payload.len() > plain.len() {
             payload.clear();
             payload.push(STORED);
@@ -118,15 +118,6 @@ impl FrameBuilder {
         }
         Ok(Frame { chunks: std::mem::take(chunks), payload })
     }
-}
-
-/// How long zstd may search for what repeats.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effort {
-    /// As fast as the rest of a push.
-    Fast,
-    /// A third as fast, for what is little.
-    Thorough,
 }
 
 /// A zstd context that is kept between frames, and memory for what it gives.
@@ -141,39 +132,35 @@ impl Compressor {
     /// # Errors
     /// `IO` when zstd has no memory.
     pub fn new() -> Result<Self> {
-        Ok(Self { context: context()?, compressed: Vec::new() })
+        let context = zstd::bulk::Compressor::new(COMPRESSION_LEVEL).map_err(|error| no_memory(&error))?;
+        Ok(Self { context, compressed: Vec::new() })
+    }
+
+    /// A context that searches longer for what repeats, and takes three times as long: for what is little.
+    ///
+    /// # Errors
+    /// `IO` when zstd has no memory.
+    pub fn thorough() -> Result<Self> {
+        let mut compressor = Self::new()?;
+        for parameter in THOROUGH {
+            compressor.context.set_parameter(parameter).map_err(|error| no_memory(&error))?;
+        }
+        Ok(compressor)
     }
 
     /// A byte that says `zstd`, then the compressed bytes.
     ///
     /// # Errors
     /// `IO` when zstd has no memory.
-    pub fn compress(&mut self, plain: &[u8], effort: Effort) -> Result<Vec<u8>> {
+    pub fn compress(&mut self, plain: &[u8]) -> Result<Vec<u8>> {
         let Self { context, compressed } = self;
         compressed.resize(compress_bound(plain.len()).max(compressed.len()), 0);
-        let length = match effort {
-            Effort::Fast => context.compress_to_buffer(plain, &mut compressed[..]),
-            Effort::Thorough => thorough_context()?.compress_to_buffer(plain, &mut compressed[..]),
-        };
-        let length = length.map_err(|error| no_memory(&error))?;
+        let length = context.compress_to_buffer(plain, &mut compressed[..]).map_err(|error| no_memory(&error))?;
         let mut payload = Vec::with_capacity(1 + length + TAG_LENGTH);
         payload.push(ZSTD);
         payload.extend_from_slice(&compressed[..length]);
         Ok(payload)
     }
-}
-
-fn context() -> Result<zstd::bulk::Compressor<'static>> {
-    zstd::bulk::Compressor::new(COMPRESSION_LEVEL).map_err(|error| no_memory(&error))
-}
-
-/// Made anew each time: few frames are worth it, and what they take is given back.
-fn thorough_context() -> Result<zstd::bulk::Compressor<'static>> {
-    let mut context = context()?;
-    for parameter in THOROUGH {
-        context.set_parameter(parameter).map_err(|error| no_memory(&error))?;
-    }
-    Ok(context)
 }
 
 fn no_memory(error: &std::io::Error) -> Error {
@@ -472,14 +459,14 @@ mod tests {
 
     fn pack_of(key: &MasterKey, frames: &[Vec<Vec<u8>>]) -> (PackEntry, Vec<u8>) {
         let hasher = key.chunk_hasher();
-        let mut compressor = Compressor::new().unwrap();
+        let mut compressors = [Compressor::thorough().unwrap(), Compressor::new().unwrap()];
         let mut pack = PackBuilder::new(key).unwrap();
-        for (chunks, effort) in frames.iter().zip([Effort::Thorough, Effort::Fast].into_iter().cycle()) {
+        for (number, chunks) in frames.iter().enumerate() {
             let mut frame = FrameBuilder::default();
             for chunk in chunks {
                 frame.add(hasher.id(chunk), chunk);
             }
-            pack.append(frame.finish(&mut compressor, effort).unwrap());
+            pack.append(frame.finish(&mut compressors[number % 2]).unwrap());
         }
         pack.finish()
     }
@@ -495,12 +482,10 @@ mod tests {
 
     #[test]
     fn searching_longer_finds_more() {
-        let (mut compressor, events) = (Compressor::new().unwrap(), events(20_000));
-        let mut length = |effort| compressor.compress(events.as_bytes(), effort).unwrap().len();
-        let (fast, thorough) = (length(Effort::Fast), length(Effort::Thorough));
+        let events = events(20_000);
+        let [fast, thorough] = [Compressor::new(), Compressor::thorough()]
+            .map(|compressor| compressor.unwrap().compress(events.as_bytes()).unwrap().len());
         assert!(thorough < fast, "{thorough} and {fast} of {} bytes", events.len());
-        // The one leaves the other as it was.
-        assert_eq!(length(Effort::Fast), fast);
     }
 
     #[test]
@@ -629,7 +614,7 @@ mod tests {
             for chunk in [&b"attack"[..], b" at dawn"] {
                 frame.add(key.chunk_hasher().id(chunk), chunk);
             }
-            pack.append(frame.finish(&mut Compressor::new().unwrap(), Effort::Fast).unwrap());
+            pack.append(frame.finish(&mut Compressor::new().unwrap()).unwrap());
             let (_, bytes) = pack.finish();
             assert_eq!(hex(&bytes[HEADER_LENGTH..]), ["2b000000", known].concat());
         }

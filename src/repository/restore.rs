@@ -398,6 +398,7 @@ fn write_run(file: &cap_std::fs::File, parts: &[Part<'_>]) -> io::Result<()> {
     let Some(&(mut offset, _)) = parts.first() else { return Ok(()) };
     let mut slices: Vec<_> = parts.iter().map(|(_, content)| IoSlice::new(content)).collect();
     let mut rest = &mut slices[..];
+    // Empty parts at the start would look as if nothing could be written.
     IoSlice::advance_slices(&mut rest, 0);
     while !rest.is_empty() {
         match rustix::io::pwritev(file, &rest[..rest.len().min(MOST)], offset) {

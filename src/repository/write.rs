@@ -12,7 +12,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::id::{ChunkId, PackId};
 use super::index::{FrameEntry, Index, IndexObject, PackEntry};
 use super::open::Repository;
-use super::pack::{Compressor, Effort, Frame, FrameBuilder, MAX_FRAME, PACK_TARGET, PackBuilder, pack_key};
+use super::pack::{Compressor, Frame, FrameBuilder, MAX_FRAME, PACK_TARGET, PackBuilder, pack_key};
 use super::seal::{ChunkHasher, MasterKey};
 use crate::cache::Cache;
 use crate::commands::{Meter, Operation};
@@ -214,8 +214,10 @@ impl Writer {
             return Ok(());
         }
         let before = self.compressed.fetch_add(frame.len(), Ordering::Relaxed);
-        let effort = if before < THOROUGH_BYTES { Effort::Thorough } else { Effort::Fast };
-        self.append(frame.finish(compressor, effort)?)
+        // Made for the frame: few are worth it, and what it takes is given back.
+        let frame =
+            if before < THOROUGH_BYTES { frame.finish(&mut Compressor::thorough()?) } else { frame.finish(compressor) };
+        self.append(frame?)
     }
 
     fn append(&self, frame: Frame) -> Result<()> {
@@ -310,14 +312,12 @@ impl Sink {
     /// # Errors
     /// `CANCELLED` when an upload has failed, `IO`.
     pub fn finish(mut self) -> Result<()> {
-        let full = {
-            let mut rest = lock(&self.writer.rest);
-            if rest.absorb(&mut self.frame) {
-                return Ok(());
-            }
-            std::mem::replace(&mut *rest, std::mem::take(&mut self.frame))
-        };
-        self.frame = full;
+        let mut rest = lock(&self.writer.rest);
+        if rest.absorb(&mut self.frame) {
+            return Ok(());
+        }
+        std::mem::swap(&mut *rest, &mut self.frame);
+        drop(rest);
         self.flush()
     }
 }
