@@ -9,19 +9,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use common::{Bench, Tree, assert_same, code, tree};
+use common::{Bench, Tree, assert_same, code, letters, noise, tree};
 use openclaw_b2_backup::Result;
 use openclaw_b2_backup::commands::{
     DrillOptions, Operation, PullOptions, VerifyOptions, VerifyReport, drill, list, prune, pull, status, verify,
 };
 use openclaw_b2_backup::config::Target;
-
-/// Bytes that do not compress, the same for the same seed.
-fn noise(length: usize, seed: u64) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
-}
 
 /// The stored objects of one kind, by name.
 fn objects(bench: &Bench, kind: &str) -> Vec<PathBuf> {
@@ -245,8 +238,8 @@ fn flip_largest_pack(bench: &Bench) -> PathBuf {
 #[ignore = "slow; npm test runs it"]
 fn a_flipped_bit_is_found_marked_and_healed_by_the_next_push_of_any_machine_that_has_the_content() {
     let bench = Bench::default();
-    // More than a frame, so that the notes are in another pack than most of this.
-    bench.write("workspace/a.bin", noise(2_500_000, 1));
+    // More than fits a frame: what is damaged is a part of what there is.
+    bench.write("workspace/a.bin", letters(2_500_000, 1));
     bench.write("workspace/notes.md", "one");
     let expected = bench.tree();
     let snapshot = bench.push().snapshot.unwrap();
@@ -282,7 +275,7 @@ fn what_nobody_has_any_more_is_named_file_by_file_and_the_rest_restores_on_reque
     let bench = Bench::default();
     for name in ["a", "b", "c"] {
         // More than fits a frame: what is damaged is a part of what there is.
-        bench.write(&format!("workspace/{name}.bin"), noise(1_500_000, u64::from(name.as_bytes()[0])));
+        bench.write(&format!("workspace/{name}.bin"), letters(1_500_000, u64::from(name.as_bytes()[0])));
     }
     bench.write("workspace/notes.md", "one");
     let before = bench.tree();

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Bench, assert_same, code, tree};
+use common::{Bench, assert_same, code, noise, tree};
 use openclaw_b2_backup::Result;
 use openclaw_b2_backup::commands::{Operation, PushOptions, PushReport, Trigger, prune, push};
 use openclaw_b2_backup::config::{Endpoint, Target};
@@ -210,13 +210,6 @@ fn machine(service: &Service) -> Bench {
     }));
     let target = Target { endpoint: Endpoint::S3(service.url.clone()), ..bench.target.clone() };
     Bench { target, ..bench }
-}
-
-/// Bytes that do not compress, the same for the same seed.
-fn noise(length: usize, seed: u64) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
 }
 
 fn push_until(bench: &Bench, operation: &Operation) -> Result<PushReport> {

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use common::process::{self, Task};
-use common::{Bench, noise};
+use common::{Bench, letters};
 
 /// What is stored and restored in each of these tests, as one file.
 const SIZE: u64 = 192 << 20;
@@ -26,11 +26,6 @@ fn the_measured_command() {
     process::perform();
     let status = fs::read_to_string("/proc/self/status").unwrap();
     println!("\n{}", status.lines().find(|line| line.starts_with("VmHWM:")).unwrap());
-}
-
-/// What compresses to a quarter: an unoptimised build takes long to encrypt.
-fn mebibyte(seed: u64) -> Vec<u8> {
-    noise(1 << 20, seed).into_iter().map(|byte| b"acgt"[usize::from(byte & 3)]).collect()
 }
 
 /// The bytes of memory that a command takes at its peak.
@@ -65,7 +60,7 @@ fn peaks(make: impl Fn(&Path)) -> [u64; 3] {
 fn a_large_file_needs_less_memory_than_it_has_bytes() {
     let peaks = peaks(|path| {
         let mut file = fs::File::create(path).unwrap();
-        (0..SIZE >> 20).for_each(|seed| file.write_all(&mebibyte(seed)).unwrap());
+        (0..SIZE >> 20).for_each(|seed| file.write_all(&letters(1 << 20, seed)).unwrap());
     });
     assert!(peaks.iter().all(|peak| *peak < MOST), "{peaks:?}");
 }
@@ -77,7 +72,7 @@ fn so_does_a_large_database() {
         let database = rusqlite::Connection::open(path).unwrap();
         database.execute_batch("PRAGMA synchronous=OFF; CREATE TABLE notes(body BLOB); BEGIN").unwrap();
         for seed in 0..SIZE >> 20 {
-            database.execute("INSERT INTO notes VALUES (?1)", [mebibyte(seed)]).unwrap();
+            database.execute("INSERT INTO notes VALUES (?1)", [letters(1 << 20, seed)]).unwrap();
         }
         database.execute_batch("COMMIT").unwrap();
     });
