@@ -648,6 +648,8 @@ export interface Target {
   notifyOnFailure?: boolean
   /** Whether a snapshot is restored once a week to try it. Default: true. */
   restoreDrill?: boolean
+  /** How many cores a backup that nobody waits for may keep busy, at least 1. Default: half of them. */
+  maxCpu?: number
   /** How long to wait for what. */
   timeouts?: Timeouts
   /** Where the bucket's name stands in a request to another S3 service. Default: as the service is known to need it. */

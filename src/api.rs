@@ -83,6 +83,8 @@ pub struct Target {
     pub notify_on_failure: Option<bool>,
     /// Whether a snapshot is restored once a week to try it. Default: true.
     pub restore_drill: Option<bool>,
+    /// How many cores a backup that nobody waits for may keep busy, at least 1. Default: half of them.
+    pub max_cpu: Option<f64>,
     /// How long to wait for what.
     pub timeouts: Option<Timeouts>,
     /// Where the bucket's name stands in a request to another S3 service. Default: as the service is known to need it.

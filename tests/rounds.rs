@@ -700,6 +700,8 @@ fn a_machine_without_agent_content_restores_itself_and_one_with_content_does_not
     let report = fresh.run(rollback::restore_if_empty(&fresh.target, &Operation::default())).unwrap().unwrap();
     assert_eq!(report.safety_snapshot, None);
     assert_eq!(gateway.ask("SELECT body FROM notes"), "[('old',)]");
+    let aside = format!("b2-backup/set-aside/before-{}/{SHARED}", report.snapshot);
+    assert_eq!(text(&fresh, &aside, "SELECT body FROM notes"), "first start");
     let jobs = fresh.state("cron/jobs.json");
     assert_eq!(gateway.ask("SELECT store_key FROM cron_jobs"), format!("[('{}',)]", jobs.display()));
     let config: serde_json::Value = serde_json::from_slice(&fs::read(fresh.state("openclaw.json")).unwrap()).unwrap();
@@ -714,6 +716,53 @@ fn a_machine_without_agent_content_restores_itself_and_one_with_content_does_not
     assert_same(&found, &expected);
     assert!(fresh.run(rollback::restore_if_empty(&fresh.target, &Operation::default())).unwrap().is_none());
     assert_eq!(bench.list().len(), 1);
+}
+
+/// Its gateway runs while the owner configures the plugin, which takes snapshots from then on; it is restarted later.
+#[test]
+fn a_new_machine_that_has_saved_itself_already_is_restored_from_another_one() {
+    use openclaw_b2_backup::commands::rollback::restore_if_empty;
+    let bench = Bench::default();
+    populate(&bench);
+    let full = bench.push().snapshot.unwrap();
+    let fresh = Bench { target: bench.other_machine("fresh"), ..Bench::default() };
+    fresh.write("openclaw.json", "{}");
+    for job in ["one", "two"] {
+        fresh.write("cron/jobs.json", job);
+        fresh.push();
+    }
+    let restored = fresh.run(restore_if_empty(&fresh.target, &Operation::default())).unwrap().unwrap();
+    assert_eq!(restored.snapshot, full);
+    assert!(fresh.state("workspace/SOUL.md").exists());
+
+    // One that was emptied and has saved that is as its owner left it.
+    for folder in ["agents", "workspace"] {
+        fs::set_permissions(bench.state("workspace/empty/deeper"), fs::Permissions::from_mode(0o700)).unwrap_or(());
+        fs::remove_dir_all(bench.state(folder)).unwrap();
+    }
+    bench.push();
+    assert!(bench.run(restore_if_empty(&bench.target, &Operation::default())).unwrap().is_none());
+    assert!(!bench.state("workspace").exists());
+}
+
+#[test]
+fn no_log_that_was_left_behind_lies_beside_a_restored_database() {
+    use openclaw_b2_backup::commands::rollback::restore_if_empty;
+    const OWN: &str = "agents/main/agent/openclaw-agent.sqlite";
+    let bench = Bench::default();
+    let writer =
+        sql(&bench, OWN, "PRAGMA journal_mode=WAL; CREATE TABLE notes(body TEXT); INSERT INTO notes VALUES ('kept');");
+    let log = fs::read(bench.state(&format!("{OWN}-wal"))).unwrap();
+    writer.execute_batch("UPDATE notes SET body = 'pushed'").unwrap();
+    drop(writer);
+    bench.push();
+    let fresh = Bench { target: bench.other_machine("fresh"), ..Bench::default() };
+    fresh.write(&format!("{OWN}-wal"), &log);
+    let report = fresh.run(restore_if_empty(&fresh.target, &Operation::default())).unwrap().unwrap();
+    assert!(!fresh.state(&format!("{OWN}-wal")).exists());
+    assert_eq!(text(&fresh, OWN, "SELECT body FROM notes"), "pushed");
+    let aside = fresh.state(&format!("b2-backup/set-aside/before-{}/{OWN}-wal", report.snapshot));
+    assert_eq!(fs::read(aside).unwrap(), log);
 }
 
 #[test]

@@ -382,7 +382,10 @@ enum Attempt {
 impl<'j> Reader<'j> {
     fn read(&mut self, found: &'j Found, known: Option<&CachedFile>) -> Result<Outcome> {
         match self.read_file(found, known) {
-            Err(error) if error.code() == Code::Io && error.context().path.is_none() => {
+            // With the key of an object it is the store's.
+            Err(error)
+                if error.code() == Code::Io && error.context().path.is_none() && error.context().key.is_none() =>
+            {
                 let source = std::error::Error::source(&error).and_then(|error| error.downcast_ref::<io::Error>());
                 if source.is_some_and(|error| error.kind() == io::ErrorKind::NotFound) {
                     return Ok(Outcome::Vanished);
@@ -495,7 +498,7 @@ impl<'j> Reader<'j> {
         let _ = std::fs::remove_file(&copy);
         let (content, relative) = match result {
             Ok(stored) => stored,
-            Err(error) if error.code() == Code::Cancelled => return Err(error),
+            Err(error) if error.code() == Code::Cancelled || error.context().key.is_some() => return Err(error),
             // Nothing is wrong with the database: a snapshot without it would push out those that have it.
             Err(error) if error.code() == Code::Io && database::is_no_place_for_copies(&self.job.temporary, &error) => {
                 return Err(error.advise("check the space and the permissions of the state directory"));

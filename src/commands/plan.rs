@@ -345,32 +345,44 @@ impl Plan {
         }
     }
 
+    /// The live databases that are overwritten.
+    pub(super) fn overwritten(&self) -> impl Iterator<Item = &String> {
+        self.overwrite.iter()
+    }
+
     pub(super) fn steps(&self) -> Vec<Step> {
-        let going = self.going.iter().map(|(path, Going { saved, database })| Step::TakeAway {
+        let going = |(path, Going { saved, database }): (&String, &Going)| Step::TakeAway {
             path: path.clone(),
             saved: *saved,
             database: *database,
-        });
+        };
+        // Without the configuration nothing would finish what a crash interrupts: it is missing for the moment between two steps.
+        let (config, going): (Vec<_>, Vec<_>) =
+            self.going.iter().map(going).partition(|step| step.path() == CONFIG_FILE);
         let remove =
             self.remove.iter().map(|(path, before)| Step::RemoveDirectory { path: path.clone(), before: *before });
         let make = self.make.iter().map(|path| Step::MakeDirectory(path.clone()));
         let overwrite = self.overwrite.iter().map(|path| Step::Overwrite(path.clone()));
         let put_in = self.stage.iter().filter(|entry| !self.overwrite.contains(&entry.path));
-        let put_in = put_in.map(|entry| Step::PutIn(entry.path.clone()));
+        let (put_in_config, put_in): (Vec<_>, Vec<_>) =
+            put_in.map(|entry| Step::PutIn(entry.path.clone())).partition(|step| step.path() == CONFIG_FILE);
+        let config = config.into_iter().chain(put_in_config);
         // The innermost first: a directory's own mode may forbid what comes after.
         let attributes = self.attributes.iter().rev().map(|(path, (before, after))| Step::SetAttributes {
             path: path.clone(),
             before: *before,
             after: *after,
         });
-        overwrite.chain(going).chain(remove).chain(make).chain(put_in).chain(attributes).collect()
+        overwrite.chain(going).chain(remove).chain(make).chain(put_in).chain(config).chain(attributes).collect()
     }
 
     /// Removes nothing, and sets aside what is replaced.
     pub(super) fn spare_everything(&mut self) {
         let replaced: HashSet<&str> =
             self.stage.iter().map(|entry| &entry.path).chain(&self.make).map(String::as_str).collect();
-        self.going.retain(|path, _| replaced.contains(path.as_str()));
+        let is_replaced =
+            |path: &str| replaced.contains(path) || owner_of_side_file(path).is_some_and(|o| replaced.contains(o));
+        self.going.retain(|path, _| is_replaced(path));
         self.going.values_mut().for_each(|going| going.saved = false);
         self.remove.clear();
         self.deleted.clear();
@@ -493,8 +505,10 @@ impl ThisMachine {
 }
 
 fn set_time(staged: &Path, entry: &Entry) -> Result<()> {
-    let set = fs::OpenOptions::new().write(true).open(staged);
-    set.and_then(|file| file.set_modified(time(entry.mtime)))
+    // Its owner may set it however it was opened; Windows wants it open for writing.
+    let opened = fs::OpenOptions::new().read(true).write(cfg!(windows)).open(staged);
+    opened
+        .and_then(|file| file.set_modified(time(entry.mtime)))
         .map_err(|error| Error::io("set the time of", staged, error))
 }
 
@@ -502,4 +516,25 @@ fn set_time(staged: &Path, entry: &Entry) -> Result<()> {
 fn metadata(places: &Places, name: &str) -> Option<fs::Metadata> {
     let is_dir = |parent: &str| fs::symlink_metadata(places.locate(parent)).is_ok_and(|meta| meta.is_dir());
     places.parents(name).all(is_dir).then(|| fs::symlink_metadata(places.locate(name)).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_is_missing_for_one_step_only() {
+        let file = |path: &str| Entry::new(path, Kind::File, 0o600, 0);
+        let going = Going { saved: true, database: false };
+        let plan = Plan {
+            stage: vec![file("agents/a"), file(CONFIG_FILE), file("workspace/b")],
+            going: ["agents/a", CONFIG_FILE, "workspace/b", "workspace/c"].map(|path| (path.into(), going)).into(),
+            ..Plan::default()
+        };
+        let steps = plan.steps();
+        let of_config: Vec<usize> = (0..steps.len()).filter(|number| steps[*number].path() == CONFIG_FILE).collect();
+        assert_eq!(of_config, [steps.len() - 2, steps.len() - 1]);
+        assert!(matches!(steps[of_config[0]], Step::TakeAway { .. }) && matches!(steps[of_config[1]], Step::PutIn(_)));
+        assert_eq!(steps.len(), 7);
+    }
 }

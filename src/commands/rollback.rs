@@ -76,8 +76,10 @@ pub async fn apply_prepared(target: &Target, operation: &Operation) -> Result<Op
     let Some(Prepared { snapshot, paths, partial }) = Prepared::read(&workplace) else { return Ok(None) };
     // Should this run not come to its end, the next one finds a journal or nothing.
     let options = RollbackOptions { snapshot, paths, plan_only: false, partial };
-    let goal = Goal::find(target, &workplace, &options, operation).await?;
-    let staged = goal.stage(target, &workplace, Databases::Overwrite, operation).await;
+    let staged = match Goal::find(target, &workplace, &options, operation).await {
+        Ok(goal) => goal.stage(target, &workplace, Databases::Overwrite, operation).await,
+        Err(error) => Err(error),
+    };
     let _ = fs::remove_file(workplace.folder.path(PREPARED));
     staged?.apply().await.map(Some)
 }
@@ -124,9 +126,10 @@ pub async fn recover(target: &Target) -> Result<Option<RecoverReport>> {
     Ok(Some(RecoverReport { outcome: "discarded", snapshot: prepared.snapshot, safety_snapshot: None }))
 }
 
-/// Restores the newest snapshot where there is nothing to lose: no agent has a database, no workspace a file. What is
-/// replaced nevertheless is set aside, nothing is removed, and no safety snapshot is taken. `None` when there is something
-/// to lose, or nothing to restore.
+/// Restores the newest snapshot where there is nothing to lose: no agent has a database, no workspace a file. Should that hold
+/// nothing of agents either, it is the newest one of another machine that does: a new machine may have taken snapshots before
+/// its gateway was restarted. What is replaced nevertheless is set aside, nothing is removed, and no safety snapshot is taken.
+/// `None` when there is something to lose, or nothing to restore.
 ///
 /// # Errors
 /// Those of [`rollback`]; `NOT_FOUND` when there are snapshots of 0.1.x alone, of which none is taken unasked.
@@ -138,10 +141,15 @@ pub async fn restore_if_empty(target: &Target, operation: &Operation) -> Result<
     }
     let workplace = Workplace::open(target, "restore").await?;
     let options = RollbackOptions { snapshot: "latest".into(), paths: Vec::new(), plan_only: false, partial: false };
-    let goal = match Goal::find(target, &workplace, &options, operation).await {
+    let mut goal = match Goal::find(target, &workplace, &options, operation).await {
         Err(error) if error.code() == Code::NotFound && error.context().snapshot.is_none() => return Ok(None),
         goal => goal?,
     };
+    if !holds_agent_content(&goal.snapshot.entries)
+        && !goal.go_back_to_agent_content(target, &workplace, operation).await?
+    {
+        return Ok(None);
+    }
     let mut live = look(target, &workplace, &goal.repository, operation).await?;
     let mut plan = goal.plan(target, &live, Databases::Overwrite)?;
     plan.spare_everything();
@@ -160,8 +168,7 @@ pub async fn restore_if_empty(target: &Target, operation: &Operation) -> Result<
 /// database and credentials are there before anybody has said a word.
 fn has_no_agent_content(places: &Places) -> bool {
     let is_transcript = |path: &Path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name == "sessions.json" || name.contains(".jsonl") || database::has_magic(path)
+        is_name_of_transcript(&path.file_name().unwrap_or_default().to_string_lossy()) || database::has_magic(path)
     };
     let files_below = |folder: PathBuf| {
         let walk = walkdir::WalkDir::new(folder).follow_links(false).into_iter().flatten();
@@ -179,12 +186,31 @@ fn has_no_agent_content(places: &Places) -> bool {
             let name = entry.file_name().to_string_lossy().into_owned();
             match name.as_str() {
                 "agents" | "memory" => !files_below(entry.path()).any(|path| is_transcript(&path)),
-                _ if name == "workspace" || name.starts_with("workspace-") => {
-                    files_below(entry.path()).next().is_none()
-                }
+                _ if is_name_of_workspace(&name) => files_below(entry.path()).next().is_none(),
                 _ => true,
             }
         })
+}
+
+/// Whether a snapshot has something of an agent in it: the other side of [`has_no_agent_content`].
+fn holds_agent_content(entries: &[Entry]) -> bool {
+    let is_file = |entry: &&Entry| entry.has_content() || entry.kind == Kind::Symlink;
+    entries.iter().filter(is_file).any(|entry| {
+        let name = entry.path.rsplit('/').next().unwrap_or_default();
+        match entry.path.split_once('/') {
+            Some(("agents" | "memory", _)) => entry.kind == Kind::Database || is_name_of_transcript(name),
+            Some((folder, _)) => is_name_of_workspace(folder),
+            None => false,
+        }
+    })
+}
+
+fn is_name_of_transcript(name: &str) -> bool {
+    name == "sessions.json" || name.contains(".jsonl")
+}
+
+fn is_name_of_workspace(name: &str) -> bool {
+    name == "workspace" || name.starts_with("workspace-")
 }
 
 /// A rollback that [`prepare`] has prepared, in the private folder.
@@ -234,6 +260,27 @@ impl Goal {
             goal.do_without(lost);
         }
         Ok(goal)
+    }
+
+    /// Takes, instead of its snapshot, the newest one that holds something of agents, if that is of another machine. (One of this
+    /// machine is older than its being emptied, which its owner may have done.)
+    async fn go_back_to_agent_content(
+        &mut self,
+        target: &Target,
+        workplace: &Workplace,
+        operation: &Operation,
+    ) -> Result<bool> {
+        let snapshots = self.repository.contents.snapshots.iter().rev().map(|(id, _)| id.clone());
+        for id in snapshots.filter(|id| !id.is_safety()).collect::<Vec<_>>() {
+            let snapshot = Snapshot::find(&mut self.repository, target, id.as_str(), operation).await?;
+            if holds_agent_content(&snapshot.entries) {
+                self.places = workplace.places.clone();
+                self.places.make_room_for(&snapshot.entries);
+                self.snapshot = snapshot;
+                return Ok(self.snapshot.machine != Some(workplace.machine));
+            }
+        }
+        Ok(false)
     }
 
     /// Leaves these files as they are, like all that the snapshot could not hold.
@@ -371,7 +418,7 @@ impl Staged {
     /// warnings. Blocks.
     fn apply_now(self) -> Result<Vec<String>> {
         let Self { id, plan, swap, saved, safety, databases, machine } = self;
-        let places = &machine.places;
+        let (places, unsaved) = (&machine.places, safety.is_none());
         let steps = plan.steps();
         let prepare = || {
             let warnings = plan.keep_what_is_this_machines(&machine, &swap, databases)?;
@@ -394,7 +441,11 @@ impl Staged {
                     snapshot: id,
                     under_gateway: databases == Databases::Overwrite,
                 };
-                swap.apply(occasion, steps).map(|()| warnings)
+                if unsaved {
+                    let copied = plan.overwritten().try_for_each(|name| swap.set_aside_copy(name, &occasion));
+                    copied.inspect_err(|_| swap.discard())?;
+                }
+                swap.apply(occasion, steps).map(|more| [warnings, more].concat())
             }
             Err(error) => {
                 swap.discard();

@@ -8,6 +8,7 @@ use super::list::{Selected, select};
 use super::{Exception, Meter, Operation};
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
+use crate::repository::id::MachineId;
 use crate::repository::index::Index;
 use crate::repository::legacy::catalog::Catalog;
 use crate::repository::legacy::scope;
@@ -21,6 +22,8 @@ pub(super) struct Snapshot {
     pub(super) id: String,
     /// Its file tree, ordered by path, checked.
     pub(super) entries: Vec<Entry>,
+    /// The machine that took it, if it says so.
+    pub(super) machine: Option<MachineId>,
     /// Where the state directory was when it was taken, if it says so.
     pub(super) former_state_dir: Option<PathBuf>,
     /// The places outside that it was to hold.
@@ -51,13 +54,15 @@ impl Snapshot {
                 let read = repository.read_snapshot(&summary.tree, operation).await;
                 let (index, entries) = read.map_err(|error| error.in_snapshot(id.as_str()))?;
                 let (former_state_dir, held) = (summary.state_dir.map(PathBuf::from), summary.places);
-                Ok(Self { id: id.to_string(), entries, former_state_dir, held, content: Content::Packs(index) })
+                let (id, machine, content) = (id.to_string(), Some(summary.machine), Content::Packs(index));
+                Ok(Self { id, entries, machine, former_state_dir, held, content })
             }
             Selected::Legacy(id) => {
                 let mut catalog = Catalog::read(repository, operation).await?;
                 let (entries, source) = Source::open(&mut catalog, repository, target, &id, Plain::of(target))?;
                 let content = Content::Legacy(Arc::new(source));
-                Ok(Self { id: id.to_string(), entries, former_state_dir: None, held: Vec::new(), content })
+                let (id, held) = (id.to_string(), Vec::new());
+                Ok(Self { id, entries, machine: None, former_state_dir: None, held, content })
             }
         }
     }

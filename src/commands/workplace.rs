@@ -36,7 +36,10 @@ impl Workplace {
             let recovered = swap::recover(&target.state_dir, &folder)?;
             // Not before: an interrupted rollback may have left half of a configuration.
             let places = Places::find(&target);
-            swap::remove_left_over(&places, &folder)?;
+            if let Err(error) = swap::remove_left_over(&places, &folder) {
+                // No reason not to go on: it is in nobody's way.
+                tracing::warn!(%error, "what an earlier rollback left is still there");
+            }
             let cache = Arc::new(Cache::open(&folder.path("cache.sqlite"), &target.identity())?);
             Ok(Self { machine: folder.machine_id()?, cache, folder, places, recovered, _lock: lock })
         };

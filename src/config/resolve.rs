@@ -187,7 +187,7 @@ impl Secrets<'_> {
                 field,
                 format!("a secret reference with source {source:?} needs OpenClaw to resolve it"),
             )
-            .advise("run `openclaw b2-backup` instead, or name a --config file with an env or file reference")),
+            .advise("set the variable that stands in for it and name a --config file without it, or with an env or file reference")),
             other => Err(Error::config(field, format!("{other:?} is not a source of secrets"))
                 .advise("the sources are env and file")),
         }

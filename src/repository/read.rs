@@ -170,7 +170,8 @@ impl Repository {
             let collected = Arc::clone(&fetched);
             let sink = move |chunks: &[(ChunkId, &[u8])]| {
                 if let Some(cache) = &cache {
-                    cache.put_objects(chunks.iter().map(|(id, content)| (tree_cache_key(*id), *content)))?;
+                    let objects = chunks.iter().map(|(id, content)| (tree_cache_key(*id), *content));
+                    cache.attempt(|cache| cache.put_objects(objects));
                 }
                 let mut fetched = collected.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 fetched.extend(chunks.iter().map(|(id, content)| (*id, content.to_vec())));

@@ -439,18 +439,36 @@ pub fn set_mode(file: &std::fs::File, mode: u32) -> io::Result<()> {
     return Ok(());
 }
 
+/// Sets the modification time, in nanoseconds since 1970, of what is at `path` in `directory`, which need not be readable; of
+/// a link its own.
+///
+/// # Errors
+/// What the file system says.
 #[cfg(unix)]
-fn make_link(directory: &Dir, link: &Entry) -> io::Result<()> {
+pub fn set_time_of(directory: &Dir, path: &str, mtime: i64) -> io::Result<()> {
     use rustix::fs::{AtFlags, Timespec, Timestamps};
-    // The target may lead anywhere: it is kept as text, and never followed.
-    directory.symlink_contents(&link.target, &link.path)?;
-    let (parent, name) = link.path.rsplit_once('/').map_or((None, link.path.as_str()), |(p, name)| (Some(p), name));
+    let (parent, name) = path.rsplit_once('/').map_or((None, path), |(parent, name)| (Some(parent), name));
     let opened = parent.map(|parent| directory.open_dir(parent)).transpose()?;
-    let time =
-        Timespec { tv_sec: link.mtime.div_euclid(1_000_000_000), tv_nsec: link.mtime.rem_euclid(1_000_000_000) as _ };
+    let time = Timespec { tv_sec: mtime.div_euclid(1_000_000_000), tv_nsec: mtime.rem_euclid(1_000_000_000) as _ };
     let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(opened.as_ref().unwrap_or(directory), name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(())
+}
+
+/// Sets the modification time, in nanoseconds since 1970, of what is at `path` in `directory`.
+///
+/// # Errors
+/// What the file system says.
+#[cfg(not(unix))]
+pub fn set_time_of(directory: &Dir, path: &str, mtime: i64) -> io::Result<()> {
+    directory.open(path)?.into_std().set_modified(time(mtime))
+}
+
+#[cfg(unix)]
+fn make_link(directory: &Dir, link: &Entry) -> io::Result<()> {
+    // The target may lead anywhere: it is kept as text, and never followed.
+    directory.symlink_contents(&link.target, &link.path)?;
+    set_time_of(directory, &link.path, link.mtime)
 }
 
 #[cfg(not(unix))]

@@ -214,10 +214,14 @@ impl Writer {
             return Ok(());
         }
         let before = self.compressed.fetch_add(frame.len(), Ordering::Relaxed);
-        // Made for the frame: few are worth it, and what it takes is given back.
-        let frame =
-            if before < THOROUGH_BYTES { frame.finish(&mut Compressor::thorough()?) } else { frame.finish(compressor) };
-        self.append(frame?)
+        let compressed = if before < THOROUGH_BYTES {
+            // Made for the frame: few are worth it, and what it takes is given back.
+            Compressor::thorough().and_then(|mut thorough| frame.finish(&mut thorough))
+        } else {
+            frame.finish(compressor)
+        };
+        // With a key: it is not the fault of the file that is being read.
+        compressed.and_then(|frame| self.append(frame)).map_err(|error| error.at_key("packs/"))
     }
 
     fn append(&self, frame: Frame) -> Result<()> {

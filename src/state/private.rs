@@ -325,10 +325,23 @@ pub fn remove_file(path: &Path) -> Result<()> {
 /// # Errors
 /// `IO`.
 pub fn remove_tree(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
-        _ => Ok(()),
+    let removed = fs::remove_dir_all(path).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        // Directories that somebody has made read-only.
+        io::ErrorKind::PermissionDenied => open_up(path).and_then(|()| fs::remove_dir_all(path)),
+        _ => Err(error),
+    });
+    removed.map_err(|error| Error::io("remove", path, error))
+}
+
+/// Lets this process change a directory and all below it.
+fn open_up(path: &Path) -> io::Result<()> {
+    if !fs::symlink_metadata(path)?.is_dir() {
+        return Ok(());
     }
+    #[cfg(unix)]
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    fs::read_dir(path)?.try_for_each(|child| open_up(&child?.path()))
 }
 
 #[cfg(test)]

@@ -19,8 +19,9 @@ use serde::{Deserialize, Serialize};
 use super::database::{self, Exclusive};
 use super::places::Places;
 use super::private::{PrivateFolder, create_private_dir, remove_file, remove_tree, sync_parent, write_durably};
+use super::scan::{mode, mtime};
 use crate::error::{Error, Result, to_json};
-use crate::repository::restore::{set_mode, sha256_of, time};
+use crate::repository::restore::{parents, set_mode, set_time_of, sha256_of};
 use crate::repository::tree::{Entry, Kind};
 
 pub use volumes::{SET_ASIDE, SET_ASIDE_IN_VOLUME};
@@ -90,6 +91,13 @@ pub struct Occasion {
     pub safety_snapshot: String,
     /// Whether a gateway may have databases open meanwhile: then none that is moved is asked for.
     pub under_gateway: bool,
+}
+
+impl Occasion {
+    /// What the folder for what is set aside is called.
+    fn folder_name(&self) -> String {
+        self.safety_snapshot.replace('/', "_")
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -173,12 +181,12 @@ impl Swap {
         })
     }
 
-    /// Performs the steps in order; takes back what was done if one fails.
+    /// Performs the steps in order; takes back what was done if one fails. Gives what could not be made as it was to be.
     ///
     /// # Errors
     /// The failed step's. Then the old state is in place again; should even that fail, the error says so, and the
     /// next start tries anew.
-    pub fn apply(self, occasion: Occasion, steps: Vec<Step>) -> Result<()> {
+    pub fn apply(self, occasion: Occasion, steps: Vec<Step>) -> Result<Vec<String>> {
         let mut journal = Journal { format: 1, occasion, undo: false, volumes: self.volumes.clone(), steps };
         let mover = match Mover::new(&journal)
             .and_then(|mover| self.sync().and_then(|()| journal.write(&self.folder)).map(|()| mover))
@@ -189,16 +197,35 @@ impl Swap {
                 return Err(error);
             }
         };
-        if let Err(error) = mover.forward(&journal.steps) {
-            journal.undo = true;
-            let undone = journal.write(&self.folder).and_then(|()| mover.backward(&journal.steps));
-            return match undone.and_then(|()| self.finish()) {
-                Ok(()) => Err(error),
-                Err(undo) => Err(Error::new(error.code(), format!("{error}; and taking it back failed: {undo}"))
-                    .advise("the next command on this state directory tries again")),
-            };
+        match mover.forward(&journal.steps) {
+            Ok(warnings) => self.finish().map(|()| warnings),
+            Err(error) => {
+                journal.undo = true;
+                let undone = journal.write(&self.folder).and_then(|()| mover.backward(&journal.steps));
+                match undone.and_then(|()| self.finish()) {
+                    Ok(()) => Err(error),
+                    Err(undo) => Err(Error::new(error.code(), format!("{error}; and taking it back failed: {undo}"))
+                        .advise("the next command on this state directory tries again")),
+                }
+            }
         }
-        self.finish()
+    }
+
+    /// Copies a live database that is about to be overwritten to where things are set aside that no snapshot holds.
+    ///
+    /// # Errors
+    /// `IO`; `LOCKED` when a writer holds it for too long.
+    pub fn set_aside_copy(&self, name: &str, occasion: &Occasion) -> Result<()> {
+        let (number, below) = self.volumes.find(name);
+        let volume = &self.volumes.0[number];
+        let folder = volume.place.directory.join(volume.set_aside()).join(occasion.folder_name());
+        let mut copy = folder.join(below).into_os_string();
+        while Path::new(&copy).exists() {
+            copy.push("~");
+        }
+        let copy = PathBuf::from(copy);
+        create_private_dir(copy.parent().unwrap_or(&folder))?;
+        database::copy_whole(&self.volumes.locate(name), &copy)
     }
 
     /// Declares the state whole by removing the journal, then cleans up.
@@ -281,8 +308,11 @@ pub fn recover(state_dir: &Path, folder: &PrivateFolder) -> Result<Option<Recove
     let recovered = |finished| Some(Recovered { finished, snapshot, safety_snapshot });
     if !journal.undo {
         match mover.forward(&journal.steps) {
-            Ok(()) => {
+            Ok(warnings) => {
                 tracing::warn!(before = journal.occasion.safety_snapshot, "finished a rollback that was interrupted");
+                for warning in warnings {
+                    tracing::warn!("{warning}");
+                }
                 return swap.finish().map(|()| recovered(true));
             }
             Err(error) => tracing::warn!(%error, "a rollback that was interrupted cannot be finished"),
@@ -361,7 +391,9 @@ impl Step {
         }
     }
 
-    fn path(&self) -> &String {
+    /// Of what.
+    #[must_use]
+    pub const fn path(&self) -> &String {
         let (Self::TakeAway { path, .. }
         | Self::MakeDirectory(path)
         | Self::Overwrite(path)
@@ -395,7 +427,7 @@ impl Mover {
                 missing.insert(opened);
             }
         }
-        Ok(Self { volumes, open, occasion: journal.occasion.safety_snapshot.replace('/', "_") })
+        Ok(Self { volumes, open, occasion: journal.occasion.folder_name() })
     }
 
     fn spot<'s>(&'s self, name: &'s str) -> Spot<'s> {
@@ -412,7 +444,8 @@ impl Mover {
         }
     }
 
-    fn forward(&self, steps: &[Step]) -> Result<()> {
+    fn forward(&self, steps: &[Step]) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
         let put_in = steps.iter().filter_map(|step| if let Step::PutIn(path) = step { Some(path) } else { None });
         let replaced: HashSet<&String> = put_in.collect();
         for step in steps {
@@ -425,11 +458,22 @@ impl Mover {
                 continue;
             }
             let done = match step {
-                Step::TakeAway { saved, database, .. } => spot.take_away(*saved, *database),
-                Step::MakeDirectory(_) => spot.make_directory(),
-                Step::PutIn(_) => spot.put_in(),
-                Step::RemoveDirectory { .. } => spot.remove_directory(),
-                Step::SetAttributes { after, .. } => spot.set_attributes(*after),
+                Step::TakeAway { saved, database, .. } => {
+                    spot.despite_modes(&spot.moving(), || spot.take_away(*saved, *database))
+                }
+                Step::MakeDirectory(_) => spot.despite_modes(&spot.moving(), || spot.make_directory()),
+                Step::PutIn(_) => spot.despite_modes(&spot.moving(), || spot.put_in()),
+                Step::RemoveDirectory { .. } => spot.despite_modes(&spot.moving(), || spot.remove_directory()),
+                Step::SetAttributes { path, after, .. } => {
+                    match spot.despite_modes(&[], || spot.set_attributes(*after)) {
+                        // Somebody else's, as the top of a volume may be: its owner alone can. Everything else can go on.
+                        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                            warnings.push(format!("{path} did not get its mode and time of the snapshot: {error}"));
+                            Ok(())
+                        }
+                        set => set,
+                    }
+                }
                 Step::Overwrite(_) => {
                     spot.overwrite()?;
                     Ok(())
@@ -437,7 +481,7 @@ impl Mover {
             };
             done.map_err(|error| Error::io(step.deed(), &spot.path(), error))?;
         }
-        Ok(())
+        Ok(warnings)
     }
 
     /// Takes all steps back, also those that were not performed.
@@ -446,10 +490,12 @@ impl Mover {
         for step in steps.iter().rev() {
             let spot = self.spot(step.path());
             let undone = match step {
-                Step::TakeAway { saved, database, .. } => spot.bring_back(*saved, *database),
-                Step::MakeDirectory(_) => spot.remove_directory(),
-                Step::PutIn(_) => spot.take_out(),
-                Step::RemoveDirectory { .. } => spot.make_directory(),
+                Step::TakeAway { saved, database, .. } => {
+                    spot.despite_modes(&spot.moving(), || spot.bring_back(*saved, *database))
+                }
+                Step::MakeDirectory(_) => spot.despite_modes(&spot.moving(), || spot.remove_directory()),
+                Step::PutIn(_) => spot.despite_modes(&spot.moving(), || spot.take_out()),
+                Step::RemoveDirectory { .. } => spot.despite_modes(&spot.moving(), || spot.make_directory()),
                 Step::SetAttributes { .. } => Ok(()),
                 Step::Overwrite(_) => {
                     spot.take_back_overwriting()?;
@@ -462,7 +508,10 @@ impl Mover {
         for step in steps {
             if let Step::RemoveDirectory { before, .. } | Step::SetAttributes { before: Some(before), .. } = step {
                 let spot = self.spot(step.path());
-                spot.set_attributes(*before).map_err(|error| failed(&spot, error))?;
+                // Nothing is lost with them; a journal that cannot be got rid of would take databases back once more each time.
+                if let Err(error) = spot.despite_modes(&[], || spot.set_attributes(*before)) {
+                    tracing::warn!(path = %spot.path().display(), %error, "the mode and time are not those of before");
+                }
             }
         }
         Ok(())
@@ -506,6 +555,48 @@ impl Spot<'_> {
             self.directory.create_dir_all(parent)?;
         }
         self.directory.rename(from, self.directory, to)
+    }
+
+    /// Where it can be.
+    fn moving(&self) -> [&str; 4] {
+        [self.live, &self.staged, &self.old, &self.aside]
+    }
+
+    /// Does what the modes of directories may forbid, those above or one that is `moving`: their owner can lift that for the moment. (What a
+    /// rollback takes away may have been made read-only since, as caches of modules are.) It may begin anew.
+    fn despite_modes(&self, moving: &[&str], work: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        let denied = match work() {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => error,
+            done => return done,
+        };
+        let mut above: Vec<&str> = parents(self.live).collect();
+        above.push(".");
+        let mut lifted = Vec::new();
+        for path in above.into_iter().rev().chain(moving.iter().copied()) {
+            lifted.extend(self.lift_mode(path)?);
+        }
+        let done = if lifted.is_empty() { Err(denied) } else { work() };
+        lifted.iter().try_for_each(|(directory, before)| set_mode(directory, *before)).and(done)
+    }
+
+    /// Lets this process change a directory, if that is its own and forbids it. Gives the directory, to be found again where it is by
+    /// then, and the mode that it had.
+    fn lift_mode(&self, path: &str) -> io::Result<Option<(std::fs::File, u32)>> {
+        #[cfg(unix)]
+        if let Ok(meta) = std::fs::symlink_metadata(self.shown.join(path))
+            && meta.is_dir()
+            && mode(&meta) & 0o700 != 0o700
+            && self.set_mode(path, mode(&meta) | 0o700).is_ok()
+        {
+            return Ok(Some((self.directory.open(path)?.into_std(), mode(&meta))));
+        }
+        Ok(None)
+    }
+
+    #[cfg(unix)]
+    fn set_mode(&self, path: &str, mode: u32) -> io::Result<()> {
+        let permissions: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        self.directory.set_permissions(path, cap_std::fs::Permissions::from_std(permissions))
     }
 
     /// Renames a database. Its side files go first, so that at no moment it lies beside those of another.
@@ -575,10 +666,20 @@ impl Spot<'_> {
         }
     }
 
-    fn set_attributes(&self, attributes: Attributes) -> io::Result<()> {
-        let file = self.directory.open(self.live)?.into_std();
-        set_mode(&file, attributes.mode)?;
-        file.set_modified(time(attributes.mtime))
+    /// Sets what differs, by its name: what may not be read has a mode all the same, and that of somebody else may be right.
+    fn set_attributes(&self, wanted: Attributes) -> io::Result<()> {
+        let meta = std::fs::symlink_metadata(self.path())?;
+        if meta.is_symlink() {
+            return Err(io::Error::other("a link has taken its place"));
+        }
+        #[cfg(unix)]
+        if mode(&meta) != wanted.mode {
+            self.set_mode(self.live, wanted.mode)?;
+        }
+        if mtime(&meta) != wanted.mtime {
+            set_time_of(self.directory, self.live, wanted.mtime)?;
+        }
+        Ok(())
     }
 
     /// Overwrites a live database, after a copy of it has been made for taking that back.
@@ -595,9 +696,14 @@ impl Spot<'_> {
         database::overwrite(&self.path(), &self.shown.join(&self.staged))
     }
 
+    /// Once: when another step cannot be taken back yet, what is written to the database until then must stay.
     fn take_back_overwriting(&self) -> Result<()> {
         let old = self.shown.join(&self.old);
-        if old.exists() { database::overwrite(&self.path(), &old) } else { Ok(()) }
+        if !old.exists() {
+            return Ok(());
+        }
+        database::overwrite(&self.path(), &old)?;
+        std::fs::rename(&old, old.with_extension("taken-back")).map_err(|error| Error::io("rename", &old, error))
     }
 }
 

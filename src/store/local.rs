@@ -181,11 +181,20 @@ impl Directory {
                 Ok(object) => objects.extend(object.filter(|object| object.key.starts_with(prefix))),
                 // Not there, or removed by another machine while this one lists.
                 Err((_, error)) if is_absent(&error) => {}
+                // Somebody else's, as `lost+found` at the top of a disk.
+                Err((path, error)) if error.kind() == io::ErrorKind::PermissionDenied && !self.may_be_ours(&path) => {}
                 Err((path, error)) => return Err(Error::io("list", &path, error)),
             }
         }
         objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(Listing { objects })
+    }
+
+    /// Whether a directory at the top has a name that one of ours can have: that of a kind of object, or a snapshot's.
+    fn may_be_ours(&self, path: &Path) -> bool {
+        let name = path.strip_prefix(&self.root).ok().and_then(Path::to_str).unwrap_or_default();
+        let is_of_snapshots = name.starts_with("safety-") || name.starts_with(|first: char| first.is_ascii_digit());
+        is_of_snapshots || name.contains('/') || matches!(name, "" | "keys" | "index" | "packs" | "plain")
     }
 
     /// A regular file with a name that a key can have; `None` for anything else.
