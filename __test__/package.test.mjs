@@ -57,6 +57,9 @@ test("OpenClaw is told of every platform's package, and of every field that the 
   const [, names] = /const FIELDS: [^=]*= \[([^\]]*)\]/.exec(readFileSync(inProject("src/config/parse.rs"), "utf8"));
   const fields = [...names.matchAll(/"(\w+)"/g)].map(([, name]) => name).filter((name) => name !== "stateDir");
   assert.deepEqual(Object.keys(configSchema.properties).sort(), fields.sort());
+  const [, target] = /^export interface Target \{$([^]*?)^\}$/m.exec(readFileSync(inProject("index.d.ts"), "utf8"));
+  const typed = [...target.matchAll(/^ {2}(\w+)\??:/gm)].map(([, name]) => name);
+  assert.deepEqual(typed.sort(), ["stateDir", ...fields].sort());
   assert.deepEqual(configGroups.flatMap((group) => group.properties).sort(), fields);
   for (const field of fields) assert.ok(uiHints[field]?.label, field);
   for (const field of ["applicationKey", "passphrase"]) assert.equal(uiHints[field].sensitive, true);

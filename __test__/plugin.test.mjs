@@ -210,6 +210,25 @@ test("the plugin backs up and rolls back in a gateway", { timeout: 20 * 60_000 }
     await gateway.stop();
   });
 
+  await step("one that is configured while its gateway runs does so at the next start", async () => {
+    const third = path.join(root, "third");
+    createState(third, { modelUrl: model.baseUrl, apiKey: "sk-x" });
+    await installPlugin(third, plugin);
+    await launch(third);
+    configurePlugin(third, settings);
+    // By then the newest snapshot of all is one of a machine that has nothing.
+    const latest = async () => (await mustRun("list", { stateDir: third })).snapshots[0].id;
+    const before = await latest();
+    await waitFor("its first backup", async () => (await latest()) !== before, 90_000, 1000);
+    await gateway.stop();
+    await launch(third);
+    assert.equal(logged(/was restored from/).length, 1, gateway.output());
+    await restarted(1);
+    assert.ok((await gateway.conversation()).join().includes("SAY damson"));
+    assert.deepEqual(readTree(path.join(third, "workspace")), readTree(inState("workspace")));
+    await gateway.stop();
+  });
+
   await step("a wrong field is one line in the log, and the gateway serves", async () => {
     configurePlugin(stateDir, { ...settings, keepSnapshots: 0 });
     await launch(stateDir);
@@ -222,6 +241,12 @@ test("the plugin backs up and rolls back in a gateway", { timeout: 20 * 60_000 }
     await gateway.stop();
   });
 
+  await step("an unknown field, or a value of the wrong type, is refused by OpenClaw itself", async () => {
+    configurePlugin(stateDir, { ...settings, keepSnapshots: "10" });
+    await assert.rejects(startGateway(stateDir), /it ended[^]*openclaw doctor/);
+    await assert.rejects(openclaw(stateDir, ["config", "validate"]), /config\.keepSnapshots: .*must be number/);
+  });
+
   await step("a reload with another configuration takes it, without a restart", async () => {
     configurePlugin(stateDir, settings);
     await launch(stateDir);
@@ -229,6 +254,13 @@ test("the plugin backs up and rolls back in a gateway", { timeout: 20 * 60_000 }
     await waitFor("the reload", async () => /elsewhere/.test(await type("/b2 status")), 60_000, 1000);
     configurePlugin(stateDir, { ...settings, keepSnapshots: 0 });
     await waitFor("the line", () => logged(/B2 backup is off: keepSnapshots: 0 would remove/).length === 1, 60_000);
+    configurePlugin(stateDir, { ...settings, bucketName: "x" });
+    await waitFor(
+      "the line",
+      () => logged(/config reload skipped \(invalid config\).*"bucketName"/).length === 1,
+      60_000,
+    );
+    assert.match(await type("/b2 status"), /keepSnapshots: 0 would remove/);
     assert.equal(logged(/\[gateway\] ready/).length, 1);
     await gateway.stop();
   });

@@ -10,12 +10,15 @@ import { after, describe, mock, test } from "node:test";
 import { pathToFileURL } from "node:url";
 
 import { failure, runWorker } from "../js/plugin/child.js";
+import { registerCommand } from "../js/plugin/command.js";
 import { sourceOf } from "../js/plugin/config.js";
 import { Engine, heldEngine, takeEngine } from "../js/plugin/engine.js";
+import { registerHooks } from "../js/plugin/hooks.js";
 import { IS_NEEDED, Launcher } from "../js/plugin/launcher.js";
 import { mainSession, watchOutcomes } from "../js/plugin/notify.js";
 import { dueAt, parseSchedule, startSchedule } from "../js/plugin/schedule.js";
 import * as texts from "../js/plugin/texts.js";
+import { registerTool } from "../js/plugin/tool.js";
 import { projectDir } from "./support/tools.mjs";
 
 const root = mkdtempSync(path.join(tmpdir(), "b2-shim-"));
@@ -135,15 +138,17 @@ async function newEngine() {
   const engine = new Engine({ stateDir: newState(), rootDir: projectDir, run });
   engine.configure({ target: {} });
   const settle = async (settler) => {
-    while (waiting.length === 0) await setImmediate();
+    for (const end = performance.now() + 10_000; waiting.length === 0; await setImmediate()) {
+      assert.ok(performance.now() < end, "nothing more is asked of the worker");
+    }
     settler(waiting.shift());
     await setImmediate();
   };
-  const report = { snapshot: "id", files: 1, bytes: 2 };
+  const report = { snapshot: "id", files: 1, bytes: 2, restored: ["a"], deleted: [], warnings: [] };
   return {
     engine,
     calls,
-    release: () => settle(({ resolve }) => resolve(report)),
+    release: (more) => settle(({ resolve }) => resolve({ ...report, ...more })),
     fail: (error) => settle(({ reject }) => reject(error)),
   };
 }
@@ -161,6 +166,61 @@ describe("the queue", () => {
     await Promise.all(others);
     assert.deepEqual(calls, ["push schedule", "push before_compaction"]);
     assert.deepEqual(engine.record.facts.lastSuccess.triggers, ["manual", "before_compaction", "catch_up"]);
+  });
+
+  test("a backup that begins too late for a compaction says that it makes up for something", async () => {
+    const { engine, calls, release } = await newEngine();
+    const first = engine.push("schedule");
+    await setImmediate();
+    const late = engine.push("before_compaction", performance.now() + 5);
+    await sleep(10);
+    await release();
+    await first;
+    await setImmediate();
+    const timely = engine.push("before_compaction", performance.now() + HOUR);
+    await release();
+    await late;
+    await release();
+    await timely;
+    assert.deepEqual(calls, ["push schedule", "push catch_up", "push before_compaction"]);
+  });
+
+  test("what changes something waits for another process, for a minute at most, or until it is cancelled", async () => {
+    const { engine, calls, release, fail } = await newEngine();
+    const outcomes = [];
+    engine.onOutcome = (error) => outcomes.push(error?.code ?? null);
+    const locked = failure("LOCKED", "rollback (process 7) is working on this state directory", { retryable: true });
+    const push = engine.push("schedule");
+    await fail(locked);
+    await release();
+    assert.equal((await push).snapshot, "id");
+    assert.deepEqual([calls, outcomes], [["push schedule", "push schedule"], [null]]);
+
+    const cancelled = assert.rejects(engine.push("schedule"), { code: "CANCELLED" });
+    await fail(locked);
+    engine.cancel();
+    await cancelled;
+    assert.equal(calls.length, 3);
+
+    const applied = engine.applyRollback();
+    await fail(locked);
+    await release();
+    await applied;
+    const inUse = assert.rejects(engine.applyRollback(), { code: "LOCKED" });
+    await fail(failure("LOCKED", "somebody has the database open"));
+    await inUse;
+
+    mock.timers.enable({ apis: ["Date"], now: 0 });
+    try {
+      const refused = assert.rejects(engine.push("schedule"), locked);
+      await setImmediate();
+      mock.timers.tick(60_001);
+      await fail(locked);
+      await refused;
+    } finally {
+      mock.timers.reset();
+    }
+    assert.deepEqual(outcomes, [null, "LOCKED"]);
   });
 
   test("a backup and a rollback are never at once, looking is beside both", async () => {
@@ -228,6 +288,25 @@ describe("the queue", () => {
     assert.equal(engine.problem, undefined);
   });
 
+  test("a snapshot or glob that is not understood is no wrong configuration", async () => {
+    const { engine, release, fail } = await newEngine();
+    const understood = failure("CONFIG", 'snapshot "yesterdya" is not understood');
+    for (const ask of [() => engine.call("rollback", { planOnly: true }), () => engine.prepareRollback({})]) {
+      const refused = assert.rejects(ask(), { code: "CONFIG" });
+      await fail(understood);
+      await refused;
+      assert.equal(engine.problem, undefined);
+    }
+    const refused = assert.rejects(engine.push("manual"), { code: "CONFIG" });
+    await fail(failure("CONFIG", "bucket: is empty"));
+    await refused;
+    assert.equal(engine.problem.message, "bucket: is empty");
+    const plan = engine.call("rollback");
+    await release();
+    await plan;
+    assert.equal(engine.problem, undefined);
+  });
+
   test("there is one engine per state directory, also for another copy of the module", async () => {
     const stateDir = newState();
     const options = { stateDir, rootDir: projectDir, version: "1" };
@@ -245,6 +324,99 @@ describe("the queue", () => {
     first.engine.stopping = true;
     assert.equal((await takeEngine(options)).boot, true, "a start after a stop in the same process is one");
     assert.notEqual((await takeEngine({ ...options, version: "2" })).engine, first.engine);
+  });
+});
+
+describe("a gateway's event", () => {
+  /** What the plugin does at which, and what it then says in a session. */
+  function hooksOf(engine) {
+    const [hooks, told] = [{}, []];
+    const on = (name, hook) => (hooks[name] = hook);
+    const logger = { info() {}, warn() {}, error() {} };
+    const system = { enqueueSystemEvent: (text) => told.push(text), requestHeartbeat() {} };
+    registerHooks({ api: { on, logger, config: {}, runtime: { system } }, settings: {}, held: () => engine });
+    return { ...hooks, told };
+  }
+  const prepared = { at: 0, snapshot: "id", safetySnapshot: null, restored: 1, deleted: 2 };
+
+  test("before a compaction leads to a backup that is late after two minutes", async () => {
+    const asked = [];
+    const engine = { compactedAt: -Infinity, push: async (...args) => asked.push(args) };
+    await hooksOf(engine).before_compaction();
+    const [[trigger, until]] = asked;
+    assert.equal(trigger, "before_compaction");
+    assert.ok(Math.abs(until - performance.now() - 120_000) < 5000, until);
+  });
+
+  test("at the end applies a rollback, or says why not, also with a wrong configuration", async () => {
+    const { engine, calls, fail } = await newEngine();
+    const { gateway_stop } = hooksOf(engine);
+    engine.problem = failure("CONFIG", "bucket: is empty");
+    await gateway_stop({ reason: "stop" });
+    assert.deepEqual(calls, [], "no backup");
+    await engine.record.set({ rollback: prepared });
+    const stopped = gateway_stop({ reason: "stop" });
+    await fail(engine.problem);
+    await stopped;
+    assert.deepEqual(calls, ["applyRollback"]);
+    assert.deepEqual(engine.record.facts.rollback, { ...prepared, applied: false, problem: "bucket: is empty" });
+  });
+
+  test("at a start tells of a rollback, and leaves one that is still to come where it was a reload", async () => {
+    const options = { stateDir: newState(), rootDir: projectDir, version: "1" };
+    const { engine } = await takeEngine(options);
+    const { gateway_start, told } = hooksOf(engine);
+    await gateway_start();
+    await engine.record.set({ rollback: prepared });
+    await gateway_start();
+    await takeEngine(options);
+    await gateway_start();
+    assert.deepEqual([engine.record.facts.rollback, told], [prepared, []]);
+    engine.stopping = true;
+    await takeEngine(options);
+    await gateway_start();
+    assert.deepEqual([engine.record.facts.rollback, told], [undefined, [texts.rolledBack(prepared)]]);
+    await engine.record.set({ rollback: { ...prepared, applied: true } });
+    await takeEngine(options);
+    await gateway_start();
+    assert.equal(told.at(-1), texts.rolledBack({ ...prepared, applied: true }));
+  });
+});
+
+describe("a restore", () => {
+  test("whose run was stopped while it was prepared is dropped, before another one is prepared", async () => {
+    const { engine, calls, release } = await newEngine();
+    let create;
+    const api = { config: {}, registerTool: (it) => (create = it) };
+    registerTool({ api, settings: { confirmRollback: false }, engine: () => engine, held: () => engine });
+    const abort = new AbortController();
+    const restore = create({}).execute("1", { action: "restore", snapshot: "id" }, abort.signal);
+    const refused = assert.rejects(restore, { code: "CANCELLED" });
+    const another = create({ sessionKey: "another" }).execute("2", { action: "restore", snapshot: "id" });
+    await setImmediate();
+    abort.abort();
+    for (let call = 0; call < 3; call++) await release();
+    await refused;
+    assert.match((await another).content[0].text, /is prepared and verified/);
+    assert.deepEqual(calls, ["prepareRollback", "discardRollback", "prepareRollback"]);
+    assert.equal(engine.record.facts.rollback.sessionKey, "another");
+  });
+
+  test("in chat takes ids for snapshots, also those of 0.1.x that have a slash, and other words with one for globs", async () => {
+    let command;
+    const asked = [];
+    const plan = { snapshot: "id", restored: [], deleted: [], unchanged: 1, bytes: 0, warnings: [] };
+    const engine = { call: async (verb, { snapshot, paths }) => (asked.push([snapshot, paths]), plan) };
+    registerCommand({ api: { registerCommand: (it) => (command = it) }, engine: () => engine });
+    const old = "safety-2026-02-19T00-00-00Z/2026-02-19T00-00-00-123Z-7f3a91c2";
+    const words = [old, `${old} workspace/**`, "yesterday 18:00 safety-nets/*", "latest safety-2026/notes.md"];
+    for (const what of words) await command.handler({ args: `plan ${what}`, senderIsOwner: true });
+    assert.deepEqual(asked, [
+      [old, undefined],
+      [old, ["workspace/**"]],
+      ["yesterday 18:00", ["safety-nets/*"]],
+      ["latest", ["safety-2026/notes.md"]],
+    ]);
   });
 });
 

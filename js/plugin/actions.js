@@ -48,11 +48,12 @@ export async function status(plugin, signal) {
  * @param {Plugin} plugin
  * @param {What} what
  * @param {Session} session who is told of the outcome
+ * @param {AbortSignal} [signal]
  */
-export async function restore(plugin, { snapshot, paths }, { sessionKey, agentId }) {
+export async function restore(plugin, { snapshot, paths }, { sessionKey, agentId }, signal) {
   const engine = plugin.held();
   if (!engine) throw new Error("a rollback from chat needs the gateway; use: openclaw b2-backup rollback");
-  const report = await engine.change("prepareRollback", { snapshot, paths });
+  const report = await engine.prepareRollback({ snapshot, paths }, signal);
   if (texts.isEmpty(report)) return texts.plan(report);
   await engine.record.set({
     rollback: {

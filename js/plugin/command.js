@@ -59,11 +59,12 @@ async function perform(plugin, text, { sessionKey, agentId, assertOwnerCurrent }
 }
 
 /**
- * A snapshot may be a time of several words; globs are what has a slash or a star.
+ * A snapshot may be a time of several words; globs are what has a slash or a star. The id of a safety snapshot of 0.1.x may
+ * have a slash too.
  * @param {string[]} words
  */
 function whatOf(words) {
-  const isGlob = (/** @type {string} */ word) => /[/*]/.test(word);
+  const isGlob = (/** @type {string} */ word) => /[/*]/.test(word) && !/^safety-[\dTZ-]+\/[\w-]*$/.test(word);
   const paths = words.filter(isGlob);
   const snapshot = words.filter((word) => !isGlob(word)).join(" ");
   return snapshot === "" ? undefined : { snapshot, paths: paths.length > 0 ? paths : undefined };

@@ -3,6 +3,8 @@
 // OpenClaw evaluates a plugin's module several times and lets the copies live side by side, so the engines are kept on
 // globalThis. They know nothing of OpenClaw: service.js tells them the configuration, and hears of failures.
 
+import { setTimeout } from "node:timers/promises";
+
 import { failure, runWorker } from "./child.js";
 import { Record } from "./record.js";
 
@@ -11,6 +13,12 @@ import { Record } from "./record.js";
 
 /** Of the triggers that led to one backup, its snapshot records the first of these. @type {Trigger[]} */
 const WEIGHT = ["before_compaction", "gateway_stop", "manual", "schedule", "catch_up"];
+/** People name a snapshot and globs for these: what is wrong with their words is no problem with the configuration. */
+const ASKED = ["rollback", "prepareRollback"];
+/** Who holds the state directory ends soon: a plan, a command line, a backup process that a killed gateway left. */
+const LOCKED_MS = 60_000;
+
+/** Who asked for a backup, and when it comes too late for them. @typedef {{ trigger: Trigger, until: number }} Request */
 
 /**
  * Where the configuration comes from: `target` has every field, or `resolve` are the options of `resolveTarget`, which
@@ -25,6 +33,8 @@ export class Engine {
   schedule = null;
   /** Whether the gateway goes through its stop; whoever takes the engine next is at a start. */
   stopping = false;
+  /** Whether the gateway is at a start, as opposed to a reload of this plugin, and has not told of it yet. */
+  booted = false;
   /** Whether the gateway has read something that was restored afterwards. */
   restartWanted = false;
   /** When the last backup before a compaction began, by `performance.now()`. */
@@ -50,7 +60,7 @@ export class Engine {
   #source = { problem: failure("CONFIG", "the plugin has not started yet") };
   /** @type {Promise<unknown>} */
   #lane = Promise.resolve();
-  /** @type {{ triggers: Trigger[], promise: Promise<any> } | null} */
+  /** @type {{ requests: Request[], promise: Promise<any> } | null} */
   #waiting = null;
   #abort = new AbortController();
 
@@ -76,29 +86,33 @@ export class Engine {
   /**
    * A backup. A request while one waits joins it; a request while one runs leads to one more.
    * @param {Trigger} trigger
+   * @param {number} [until] when whoever asks goes on without it, by `performance.now()`
    * @returns {Promise<import("../../index.js").PushResult>}
    */
-  push(trigger) {
+  push(trigger, until = Infinity) {
     if (this.#waiting) {
-      this.#waiting.triggers.push(trigger);
+      this.#waiting.requests.push({ trigger, until });
       return this.#waiting.promise;
     }
-    /** @type {Trigger[]} */
-    const triggers = [trigger];
+    const requests = [{ trigger, until }];
     const promise = this.#alone(() => {
       this.#waiting = null;
-      return this.#push(triggers);
+      return this.#push(requests);
     });
-    this.#waiting = { triggers, promise };
+    this.#waiting = { requests, promise };
     return promise;
   }
 
-  /** @param {Trigger[]} triggers */
-  async #push(triggers) {
-    const [trigger] = WEIGHT.filter((name) => triggers.includes(name));
+  /** @param {Request[]} requests */
+  async #push(requests) {
     const { place } = this;
     try {
-      const report = await this.call("push", { trigger });
+      const { report, trigger, triggers } = await this.#patiently(async () => {
+        // What begins too late for a compaction has what came after it.
+        const triggers = requests.map(({ trigger, until }) => (performance.now() < until ? trigger : "catch_up"));
+        const [trigger] = WEIGHT.filter((name) => triggers.includes(name));
+        return { trigger, triggers, report: await this.call("push", { trigger }) };
+      });
       const { snapshot, files, bytes } = report;
       const lastSuccess = { at: Date.now(), place, snapshot, trigger, triggers, files, bytes };
       await this.record.set({ lastSuccess, lastError: undefined });
@@ -142,7 +156,33 @@ export class Engine {
 
   /** An operation that changes something here: one at a time. @param {string} verb @param {object} [options] */
   change(verb, options) {
-    return this.#alone(() => this.call(verb, options));
+    return this.#alone(() => this.#patiently(() => this.call(verb, options)));
+  }
+
+  /**
+   * Prepares a rollback; nothing is prepared if `signal` is aborted before it is done.
+   * @param {object} options
+   * @param {AbortSignal} [signal]
+   */
+  prepareRollback(options, signal) {
+    return this.#alone(async () => {
+      const report = await this.#patiently(() => this.call("prepareRollback", options, signal));
+      if (!signal?.aborted) return report;
+      // Before anything else has its turn: it could be another one that is prepared.
+      await this.#patiently(() => this.call("discardRollback"));
+      throw failure("CANCELLED", "cancelled");
+    });
+  }
+
+  /** Applies what is prepared. */
+  applyRollback() {
+    // Not where a database was in the way: by then nothing is prepared any more.
+    return this.#alone(() =>
+      this.#patiently(
+        () => this.call("applyRollback"),
+        ({ retryable }) => retryable,
+      ),
+    );
   }
 
   /**
@@ -161,7 +201,8 @@ export class Engine {
       this.problem = undefined;
       return result;
     } catch (error) {
-      if (/** @type {Failure} */ (error).code === "CONFIG") this.problem = /** @type {Failure} */ (error);
+      const problem = /** @type {Failure} */ (error);
+      if (problem.code === "CONFIG" && !ASKED.includes(verb)) this.problem = problem;
       throw error;
     }
   }
@@ -181,6 +222,25 @@ export class Engine {
     const done = this.#lane.then(work, work);
     this.#lane = done.catch(() => {});
     return done;
+  }
+
+  /**
+   * Tries again while another process is in the way.
+   * @template T
+   * @param {() => Promise<T>} work
+   * @param {(error: Failure) => boolean} [mayRepeat]
+   */
+  async #patiently(work, mayRepeat = () => true) {
+    const { signal } = this.#abort;
+    for (const end = Date.now() + LOCKED_MS; ; await setTimeout(500)) {
+      if (signal.aborted) throw failure("CANCELLED", "cancelled");
+      try {
+        return await work();
+      } catch (error) {
+        const problem = /** @type {Failure} */ (error);
+        if (problem.code !== "LOCKED" || Date.now() > end || !mayRepeat(problem)) throw error;
+      }
+    }
   }
 
   /** Resolves when nothing runs and nothing waits. */
@@ -234,6 +294,7 @@ export async function takeEngine({ stateDir, rootDir, version }) {
   }
   slot.engine.rootDir = rootDir;
   slot.engine.stopping = false;
+  slot.engine.booted = boot;
   slot.holders++;
   const { engine } = slot;
   let held = true;

@@ -28,7 +28,7 @@ export function registerHooks(plugin) {
       const now = performance.now();
       if (!engine || engine.problem || now - engine.compactedAt < COMPACTION_EVERY_MS) return;
       engine.compactedAt = now;
-      await engine.push("before_compaction").catch(() => (engine.compactedAt = -Infinity));
+      await engine.push("before_compaction", now + COMPACTION_MS).catch(() => (engine.compactedAt = -Infinity));
     },
     { timeoutMs: COMPACTION_MS },
   );
@@ -44,9 +44,10 @@ export function registerHooks(plugin) {
       if (!engine || reason === "plugin replacement") return;
       engine.stopping = true;
       engine.schedule?.stop();
-      if (engine.problem) return;
       const { rollback } = engine.record.facts;
+      // Also where the configuration has become wrong: then whoever waits for it hears so.
       if (rollback && rollback.applied === undefined) return applyRollback(engine, rollback, api.logger);
+      if (engine.problem) return;
       await engine.push("gateway_stop").catch(() => {});
     },
     { timeoutMs: STOP_MS },
@@ -70,7 +71,7 @@ export function registerHooks(plugin) {
  */
 async function applyRollback(engine, rollback, logger) {
   try {
-    const report = await engine.change("applyRollback");
+    const report = await engine.applyRollback();
     const done = report
       ? { applied: true, safetySnapshot: report.safetySnapshot, ...counts(report) }
       : { applied: false, problem: "nothing was prepared" };
@@ -84,13 +85,16 @@ async function applyRollback(engine, rollback, logger) {
 }
 
 /**
- * Tells the session that asked for a rollback what became of it, once.
+ * Tells the session that asked for a rollback what became of it, once. After a mere reload it may be still to come, at the
+ * next stop.
  * @param {import("./engine.js").Engine} engine
  * @param {Api} api
  */
-async function report({ record }, api) {
+async function report(engine, api) {
+  const { record, booted } = engine;
+  engine.booted = false;
   const { rollback } = record.facts;
-  if (!rollback) return;
+  if (!rollback || (rollback.applied === undefined && !booted)) return;
   await record.set({ rollback: undefined });
   tell(api, texts.rolledBack(rollback), rollback);
 }

@@ -1,7 +1,5 @@
 // The part of the plugin that lives as long as the gateway: what is done at its start, the schedule, and the end.
 
-import { setTimeout } from "node:timers/promises";
-
 import { sourceOf } from "./config.js";
 import { takeEngine } from "./engine.js";
 import { Launcher } from "./launcher.js";
@@ -13,7 +11,6 @@ import * as texts from "./texts.js";
 /** @typedef {import("./engine.js").Engine} Engine */
 /** @typedef {import("./index.js").Api["logger"]} Logger */
 
-const LOCKED_MS = 60_000;
 /** A restore drill reads a whole snapshot. */
 const DRILL_EVERY_MS = 7 * 24 * 3_600_000;
 
@@ -97,21 +94,6 @@ function historyOf({ record, place }) {
 }
 
 /**
- * A gateway that was killed may have left a backup process, which ends at its next safe point.
- * @template T
- * @param {() => Promise<T>} work
- */
-async function patiently(work) {
-  for (const end = Date.now() + LOCKED_MS; ; await setTimeout(500)) {
-    try {
-      return await work();
-    } catch (error) {
-      if (/** @type {Failure} */ (error).code !== "LOCKED" || Date.now() > end) throw error;
-    }
-  }
-}
-
-/**
  * Before anything reads the state: finishes or takes back a rollback that a crash interrupted, then brings the latest
  * snapshot to a machine that has nothing yet. Neither keeps the gateway from starting.
  * @param {Engine} engine
@@ -119,7 +101,7 @@ async function patiently(work) {
  */
 async function boots(engine, logger) {
   try {
-    const recovered = await patiently(() => engine.change("recover"));
+    const recovered = await engine.change("recover");
     if (recovered) {
       logger.warn(texts.recovered(recovered));
       const { rollback } = engine.record.facts;
@@ -129,7 +111,7 @@ async function boots(engine, logger) {
         await engine.record.set({ rollback: { ...rollback, applied, safetySnapshot } });
       }
     }
-    const restored = await patiently(() => engine.change("restoreIfEmpty"));
+    const restored = await engine.change("restoreIfEmpty");
     if (restored) logger.info(texts.restoredEmpty(restored));
     engine.restartWanted = restored?.restartRequired === true;
   } catch (error) {

@@ -104,7 +104,7 @@ async function perform(plugin, id, request, session, signal) {
       const what = plugin.settings.confirmRollback === false ? whatOf(request) : approved.get(id);
       approved.delete(id);
       if (!what) throw new Error("the owner was not asked; they can type: /b2 restore <snapshot>");
-      return actions.restore(plugin, what, session);
+      return actions.restore(plugin, what, session, signal);
     }
     default:
       throw new Error("action is one of list, plan, restore, backup, status");
