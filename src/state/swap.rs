@@ -562,8 +562,8 @@ impl Spot<'_> {
         [self.live, &self.staged, &self.old, &self.aside]
     }
 
-    /// Does what the modes of directories may forbid, those above or one that is `moving`: their owner can lift that for the moment. (What a
-    /// rollback takes away may have been made read-only since, as caches of modules are.) It may begin anew.
+    /// Does what the modes of directories may forbid, of those above or of one that is `moving`: their owner can lift that for the
+    /// moment. (What a rollback takes away may have been made read-only since, as caches of modules are.) It may begin anew.
     fn despite_modes(&self, moving: &[&str], work: impl Fn() -> io::Result<()>) -> io::Result<()> {
         let denied = match work() {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => error,
@@ -573,24 +573,28 @@ impl Spot<'_> {
         above.push(".");
         let mut lifted = Vec::new();
         for path in above.into_iter().rev().chain(moving.iter().copied()) {
-            lifted.extend(self.lift_mode(path)?);
+            lifted.extend(self.lift_mode(path));
         }
         let done = if lifted.is_empty() { Err(denied) } else { work() };
         lifted.iter().try_for_each(|(directory, before)| set_mode(directory, *before)).and(done)
     }
 
-    /// Lets this process change a directory, if that is its own and forbids it. Gives the directory, to be found again where it is by
-    /// then, and the mode that it had.
-    fn lift_mode(&self, path: &str) -> io::Result<Option<(std::fs::File, u32)>> {
-        #[cfg(unix)]
-        if let Ok(meta) = std::fs::symlink_metadata(self.shown.join(path))
-            && meta.is_dir()
-            && mode(&meta) & 0o700 != 0o700
-            && self.set_mode(path, mode(&meta) | 0o700).is_ok()
-        {
-            return Ok(Some((self.directory.open(path)?.into_std(), mode(&meta))));
+    /// Lets this process change a directory, if that is its own and forbids it. Gives the directory, to be found again where it
+    /// is by then, and the mode that it had.
+    #[cfg(unix)]
+    fn lift_mode(&self, path: &str) -> Option<(std::fs::File, u32)> {
+        let meta = std::fs::symlink_metadata(self.shown.join(path)).ok()?;
+        let before = mode(&meta);
+        if !meta.is_dir() || before & 0o700 == 0o700 {
+            return None;
         }
-        Ok(None)
+        self.set_mode(path, before | 0o700).ok()?;
+        Some((self.directory.open(path).ok()?.into_std(), before))
+    }
+
+    #[cfg(not(unix))]
+    fn lift_mode(&self, _: &str) -> Option<(std::fs::File, u32)> {
+        None
     }
 
     #[cfg(unix)]
