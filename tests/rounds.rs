@@ -9,8 +9,9 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use common::{Bench, Gateway, Node, Tree, assert_same, code, noise, tree};
-use openclaw_b2_backup::commands::{Operation, prune};
+use common::{Bench, Gateway, Node, SHARED, Tree, assert_same, code, noise, tree};
+use openclaw_b2_backup::commands::rollback::{self, restore_if_empty};
+use openclaw_b2_backup::commands::{Operation, RollbackOptions, list, prune, status};
 
 fn populate(bench: &Bench) {
     bench.write("openclaw.json", "{}");
@@ -198,8 +199,6 @@ fn sql(bench: &Bench, path: &str, sql: &str) -> rusqlite::Connection {
 fn text(bench: &Bench, path: &str, query: &str) -> String {
     rusqlite::Connection::open(bench.state(path)).unwrap().query_row(query, [], |row| row.get(0)).unwrap()
 }
-
-const SHARED: &str = "state/openclaw.sqlite";
 
 #[test]
 fn a_database_comes_back_with_this_machines_credentials_and_without_a_foreign_log() {
@@ -591,7 +590,6 @@ fn a_workspace_in_a_volume_of_its_own_is_rolled_back_too() {
 
 #[test]
 fn what_was_prepared_is_applied_under_a_gateway_that_has_the_databases_open() {
-    use openclaw_b2_backup::commands::{Operation, RollbackOptions, rollback};
     let bench = Bench::default();
     populate(&bench);
     drop(sql(
@@ -672,7 +670,6 @@ fn pages_of_a_database_that_have_only_moved_are_not_stored_again() {
 
 #[test]
 fn a_machine_without_agent_content_restores_itself_and_one_with_content_does_not() {
-    use openclaw_b2_backup::commands::{Operation, rollback};
     let bench = Bench::default();
     populate(&bench);
     bench.write(
@@ -686,7 +683,7 @@ fn a_machine_without_agent_content_restores_itself_and_one_with_content_does_not
          CREATE TABLE cron_jobs(store_key TEXT, id TEXT); INSERT INTO cron_jobs VALUES ('/elsewhere/.openclaw/cron/jobs.json', 'a')",
     ));
     bench.push();
-    assert!(bench.run(rollback::restore_if_empty(&bench.target, &Operation::default())).unwrap().is_none());
+    assert!(bench.run(restore_if_empty(&bench.target, &Operation::default())).unwrap().is_none());
 
     let fresh = Bench { target: bench.other_machine("fresh"), ..Bench::default() };
     fresh.write("openclaw.json", r#"{ "gateway": { "auth": { "token": "new" } } }"#);
@@ -697,7 +694,7 @@ fn a_machine_without_agent_content_restores_itself_and_one_with_content_does_not
         "PRAGMA journal_mode=WAL; CREATE TABLE notes(body TEXT); INSERT INTO notes VALUES ('first start')",
     ));
     let mut gateway = Gateway::open(&fresh.state(SHARED));
-    let report = fresh.run(rollback::restore_if_empty(&fresh.target, &Operation::default())).unwrap().unwrap();
+    let report = fresh.run(restore_if_empty(&fresh.target, &Operation::default())).unwrap().unwrap();
     assert_eq!(report.safety_snapshot, None);
     assert_eq!(gateway.ask("SELECT body FROM notes"), "[('old',)]");
     let aside = format!("b2-backup/set-aside/before-{}/{SHARED}", report.snapshot);
@@ -714,14 +711,13 @@ fn a_machine_without_agent_content_restores_itself_and_one_with_content_does_not
         tree.retain(|path, _| !is_own(path) && path != "openclaw.json");
     }
     assert_same(&found, &expected);
-    assert!(fresh.run(rollback::restore_if_empty(&fresh.target, &Operation::default())).unwrap().is_none());
+    assert!(fresh.run(restore_if_empty(&fresh.target, &Operation::default())).unwrap().is_none());
     assert_eq!(bench.list().len(), 1);
 }
 
 /// Its gateway runs while the owner configures the plugin, which takes snapshots from then on; it is restarted later.
 #[test]
 fn a_new_machine_that_has_saved_itself_already_is_restored_from_another_one() {
-    use openclaw_b2_backup::commands::rollback::restore_if_empty;
     let bench = Bench::default();
     populate(&bench);
     let full = bench.push().snapshot.unwrap();
@@ -736,8 +732,8 @@ fn a_new_machine_that_has_saved_itself_already_is_restored_from_another_one() {
     assert!(fresh.state("workspace/SOUL.md").exists());
 
     // One that was emptied and has saved that is as its owner left it.
+    fs::set_permissions(bench.state("workspace/empty/deeper"), fs::Permissions::from_mode(0o700)).unwrap();
     for folder in ["agents", "workspace"] {
-        fs::set_permissions(bench.state("workspace/empty/deeper"), fs::Permissions::from_mode(0o700)).unwrap_or(());
         fs::remove_dir_all(bench.state(folder)).unwrap();
     }
     bench.push();
@@ -747,7 +743,6 @@ fn a_new_machine_that_has_saved_itself_already_is_restored_from_another_one() {
 
 #[test]
 fn no_log_that_was_left_behind_lies_beside_a_restored_database() {
-    use openclaw_b2_backup::commands::rollback::restore_if_empty;
     const OWN: &str = "agents/main/agent/openclaw-agent.sqlite";
     let bench = Bench::default();
     let writer =
@@ -767,7 +762,6 @@ fn no_log_that_was_left_behind_lies_beside_a_restored_database() {
 
 #[test]
 fn an_emptied_state_prunes_nothing_until_its_owner_agrees() {
-    use openclaw_b2_backup::commands::{Operation, list, prune, status};
     let bench = Bench::new(serde_json::json!({ "keepSnapshots": 2 }));
     populate(&bench);
     let expected = bench.tree();

@@ -10,12 +10,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use common::{Bench, assert_same, code, tree};
+use common::{Bench, SHARED, assert_same, code, tree};
 use openclaw_b2_backup::commands::{Operation, RollbackOptions, RollbackReport, rollback};
 use openclaw_b2_backup::error::Result;
 use rustix::fs::{Gid, Uid};
 
-const SHARED: &str = "state/openclaw.sqlite";
 const NOBODY: u32 = 65534;
 
 fn is_root() -> bool {
@@ -91,11 +90,12 @@ fn read_only_directories_are_in_no_way() {
         for path in ["workspace/modules/x/y.go", "workspace/file/x/y.go", "workspace/notes/new.md"] {
             bench.write(path, "new");
         }
-        for path in
-            ["workspace/modules/x", "workspace/modules", "workspace/file/x", "workspace/file", "workspace/notes"]
-        {
-            set_mode(bench.state(path), 0o555);
-        }
+        let set_modes = |mode| {
+            for path in ["modules/x", "modules", "file/x", "file", "notes"] {
+                set_mode(bench.state(&format!("workspace/{path}")), mode);
+            }
+        };
+        set_modes(0o555);
         let read_only = bench.tree();
         let report = bench.rollback("latest");
         assert_same(&bench.tree(), &before);
@@ -103,11 +103,7 @@ fn read_only_directories_are_in_no_way() {
         assert_nothing_is_left_over(&bench);
         bench.rollback(&report.safety_snapshot.unwrap());
         assert_same(&bench.tree(), &read_only);
-        for path in
-            ["workspace/modules/x", "workspace/modules", "workspace/file/x", "workspace/file", "workspace/notes"]
-        {
-            set_mode(bench.state(path), 0o755);
-        }
+        set_modes(0o755);
     });
 }
 

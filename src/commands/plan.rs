@@ -356,24 +356,22 @@ impl Plan {
             saved: *saved,
             database: *database,
         };
-        // Without the configuration nothing would finish what a crash interrupts: it is missing for the moment between two steps.
-        let (config, going): (Vec<_>, Vec<_>) =
-            self.going.iter().map(going).partition(|step| step.path() == CONFIG_FILE);
         let remove =
             self.remove.iter().map(|(path, before)| Step::RemoveDirectory { path: path.clone(), before: *before });
         let make = self.make.iter().map(|path| Step::MakeDirectory(path.clone()));
         let overwrite = self.overwrite.iter().map(|path| Step::Overwrite(path.clone()));
         let put_in = self.stage.iter().filter(|entry| !self.overwrite.contains(&entry.path));
-        let (put_in_config, put_in): (Vec<_>, Vec<_>) =
-            put_in.map(|entry| Step::PutIn(entry.path.clone())).partition(|step| step.path() == CONFIG_FILE);
-        let config = config.into_iter().chain(put_in_config);
+        let put_in = put_in.map(|entry| Step::PutIn(entry.path.clone()));
+        let mut moves: Vec<Step> = self.going.iter().map(going).chain(remove).chain(make).chain(put_in).collect();
+        // Without the configuration nothing would finish what a crash interrupts: it is missing for the moment between two steps.
+        moves.sort_by_key(|step| step.path() == CONFIG_FILE);
         // The innermost first: a directory's own mode may forbid what comes after.
         let attributes = self.attributes.iter().rev().map(|(path, (before, after))| Step::SetAttributes {
             path: path.clone(),
             before: *before,
             after: *after,
         });
-        overwrite.chain(going).chain(remove).chain(make).chain(put_in).chain(config).chain(attributes).collect()
+        overwrite.chain(moves).chain(attributes).collect()
     }
 
     /// Removes nothing, and sets aside what is replaced.

@@ -227,6 +227,13 @@ impl Prepared {
     }
 }
 
+/// Where what is in a snapshot goes on this machine.
+fn places_for(snapshot: &Snapshot, workplace: &Workplace) -> Places {
+    let mut places = workplace.places.clone();
+    places.make_room_for(&snapshot.entries);
+    places
+}
+
 /// The snapshot that the state is to be made like.
 struct Goal {
     repository: Repository,
@@ -252,8 +259,7 @@ impl Goal {
         let mut repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
         let snapshot = Snapshot::find(&mut repository, target, &options.snapshot, operation).await?;
         snapshot.check_chosen(&filter, &options.paths)?;
-        let mut places = workplace.places.clone();
-        places.make_room_for(&snapshot.entries);
+        let places = places_for(&snapshot, workplace);
         let mut goal = Self { repository, snapshot, filter, places, partial: options.partial, lost: Vec::new() };
         if goal.partial {
             let lost = goal.snapshot.lost();
@@ -274,8 +280,7 @@ impl Goal {
         for id in snapshots.filter(|id| !id.is_safety()).collect::<Vec<_>>() {
             let snapshot = Snapshot::find(&mut self.repository, target, id.as_str(), operation).await?;
             if holds_agent_content(&snapshot.entries) {
-                self.places = workplace.places.clone();
-                self.places.make_room_for(&snapshot.entries);
+                self.places = places_for(&snapshot, workplace);
                 self.snapshot = snapshot;
                 return Ok(self.snapshot.machine != Some(workplace.machine));
             }

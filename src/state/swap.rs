@@ -458,22 +458,18 @@ impl Mover {
                 continue;
             }
             let done = match step {
-                Step::TakeAway { saved, database, .. } => {
-                    spot.despite_modes(&spot.moving(), || spot.take_away(*saved, *database))
-                }
-                Step::MakeDirectory(_) => spot.despite_modes(&spot.moving(), || spot.make_directory()),
-                Step::PutIn(_) => spot.despite_modes(&spot.moving(), || spot.put_in()),
-                Step::RemoveDirectory { .. } => spot.despite_modes(&spot.moving(), || spot.remove_directory()),
-                Step::SetAttributes { path, after, .. } => {
-                    match spot.despite_modes(&[], || spot.set_attributes(*after)) {
-                        // Somebody else's, as the top of a volume may be: its owner alone can. Everything else can go on.
-                        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                            warnings.push(format!("{path} did not get its mode and time of the snapshot: {error}"));
-                            Ok(())
-                        }
-                        set => set,
+                Step::TakeAway { saved, database, .. } => spot.despite_modes(|| spot.take_away(*saved, *database)),
+                Step::MakeDirectory(_) => spot.despite_modes(|| spot.make_directory()),
+                Step::PutIn(_) => spot.despite_modes(|| spot.put_in()),
+                Step::RemoveDirectory { .. } => spot.despite_modes(|| spot.remove_directory()),
+                Step::SetAttributes { path, after, .. } => match spot.set_attributes(*after) {
+                    // Somebody else's, as the top of a volume may be: its owner alone can. Everything else can go on.
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                        warnings.push(format!("{path} did not get its mode and time of the snapshot: {error}"));
+                        Ok(())
                     }
-                }
+                    set => set,
+                },
                 Step::Overwrite(_) => {
                     spot.overwrite()?;
                     Ok(())
@@ -490,12 +486,10 @@ impl Mover {
         for step in steps.iter().rev() {
             let spot = self.spot(step.path());
             let undone = match step {
-                Step::TakeAway { saved, database, .. } => {
-                    spot.despite_modes(&spot.moving(), || spot.bring_back(*saved, *database))
-                }
-                Step::MakeDirectory(_) => spot.despite_modes(&spot.moving(), || spot.remove_directory()),
-                Step::PutIn(_) => spot.despite_modes(&spot.moving(), || spot.take_out()),
-                Step::RemoveDirectory { .. } => spot.despite_modes(&spot.moving(), || spot.make_directory()),
+                Step::TakeAway { saved, database, .. } => spot.despite_modes(|| spot.bring_back(*saved, *database)),
+                Step::MakeDirectory(_) => spot.despite_modes(|| spot.remove_directory()),
+                Step::PutIn(_) => spot.despite_modes(|| spot.take_out()),
+                Step::RemoveDirectory { .. } => spot.despite_modes(|| spot.make_directory()),
                 Step::SetAttributes { .. } => Ok(()),
                 Step::Overwrite(_) => {
                     spot.take_back_overwriting()?;
@@ -509,7 +503,7 @@ impl Mover {
             if let Step::RemoveDirectory { before, .. } | Step::SetAttributes { before: Some(before), .. } = step {
                 let spot = self.spot(step.path());
                 // Nothing is lost with them; a journal that cannot be got rid of would take databases back once more each time.
-                if let Err(error) = spot.despite_modes(&[], || spot.set_attributes(*before)) {
+                if let Err(error) = spot.set_attributes(*before) {
                     tracing::warn!(path = %spot.path().display(), %error, "the mode and time are not those of before");
                 }
             }
@@ -557,14 +551,15 @@ impl Spot<'_> {
         self.directory.rename(from, self.directory, to)
     }
 
-    /// Where it can be.
-    fn moving(&self) -> [&str; 4] {
-        [self.live, &self.staged, &self.old, &self.aside]
+    /// Moves something although the modes of directories forbid it, of those above it or its own: their owner can lift that
+    /// for the moment. (What a rollback takes away may have been made read-only since, as caches of modules are.) `work` may
+    /// be begun anew.
+    fn despite_modes(&self, work: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        self.with_modes_lifted(&[self.live, &self.staged, &self.old, &self.aside], work)
     }
 
-    /// Does what the modes of directories may forbid, of those above or of one that is `moving`: their owner can lift that for the
-    /// moment. (What a rollback takes away may have been made read-only since, as caches of modules are.) It may begin anew.
-    fn despite_modes(&self, moving: &[&str], work: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    /// The same, of the directories above it and those named, if there is need.
+    fn with_modes_lifted(&self, moving: &[&str], work: impl Fn() -> io::Result<()>) -> io::Result<()> {
         let denied = match work() {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => error,
             done => return done,
@@ -588,7 +583,7 @@ impl Spot<'_> {
         if !meta.is_dir() || before & 0o700 == 0o700 {
             return None;
         }
-        self.set_mode(path, before | 0o700).ok()?;
+        self.set_mode_of(path, before | 0o700).ok()?;
         Some((self.directory.open(path).ok()?.into_std(), before))
     }
 
@@ -598,7 +593,7 @@ impl Spot<'_> {
     }
 
     #[cfg(unix)]
-    fn set_mode(&self, path: &str, mode: u32) -> io::Result<()> {
+    fn set_mode_of(&self, path: &str, mode: u32) -> io::Result<()> {
         let permissions: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
         self.directory.set_permissions(path, cap_std::fs::Permissions::from_std(permissions))
     }
@@ -672,13 +667,18 @@ impl Spot<'_> {
 
     /// Sets what differs, by its name: what may not be read has a mode all the same, and that of somebody else may be right.
     fn set_attributes(&self, wanted: Attributes) -> io::Result<()> {
+        // Not those of its own: that is what is being set.
+        self.with_modes_lifted(&[], || self.try_to_set_attributes(wanted))
+    }
+
+    fn try_to_set_attributes(&self, wanted: Attributes) -> io::Result<()> {
         let meta = std::fs::symlink_metadata(self.path())?;
         if meta.is_symlink() {
             return Err(io::Error::other("a link has taken its place"));
         }
         #[cfg(unix)]
         if mode(&meta) != wanted.mode {
-            self.set_mode(self.live, wanted.mode)?;
+            self.set_mode_of(self.live, wanted.mode)?;
         }
         if mtime(&meta) != wanted.mtime {
             set_time_of(self.directory, self.live, wanted.mtime)?;

@@ -19,6 +19,9 @@ use openclaw_b2_backup::commands::{
 use openclaw_b2_backup::config::Target;
 use openclaw_b2_backup::{Error, Result};
 
+/// The database of a whole gateway.
+pub const SHARED: &str = "state/openclaw.sqlite";
+
 /// A state directory and a repository, both gone at the end.
 pub struct Bench {
     pub root: tempfile::TempDir,
