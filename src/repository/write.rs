@@ -25,6 +25,8 @@ const PACKS_IN_MEMORY: usize = 3;
 const UPLOAD_TIME_TARGET: Duration = Duration::from_secs(8);
 /// But not smaller than this: each costs a request.
 const SMALLEST_PACK_TARGET: usize = 2 << 20;
+/// While nothing is known of the line: some of these are filled before the first has arrived.
+const FIRST_PACK_TARGET: usize = 4 << 20;
 /// Frames that begin within so many bytes of new chunks are compressed thoroughly: most pushes have no more, and in a large one
 /// a few bytes in a hundred are not worth the time.
 const THOROUGH_BYTES: usize = 2 << 20;
@@ -121,7 +123,7 @@ impl Writer {
         let (full, queue) = mpsc::unbounded_channel();
         let places = Arc::new(Semaphore::new(PACKS_IN_MEMORY));
         // Nothing is known of the line yet.
-        let pack_target = Arc::new(AtomicUsize::new(SMALLEST_PACK_TARGET));
+        let pack_target = Arc::new(AtomicUsize::new(FIRST_PACK_TARGET));
         let taken = adopted.iter().flat_map(|pack| &pack.frames).flat_map(FrameEntry::chunk_ids).collect();
         let key = repository.keyring.writing()?.clone();
         let writer = Self {
