@@ -39,12 +39,10 @@ impl Cache {
     /// # Errors
     /// `IO` when not even an empty one can be made.
     pub fn open(path: &Path, identity: &str) -> Result<Self> {
-        let identity = format!("{LAYOUT} {identity}");
-        if let Ok(connection) = prepare(path)
-            && known_identity(&connection).ok().flatten().is_some_and(|known| known == identity)
-        {
-            return Ok(Self { connection: Mutex::new(connection) });
+        if let Some(cache) = Self::open_existing(path, identity) {
+            return Ok(cache);
         }
+        let identity = format!("{LAYOUT} {identity}");
         for file in [path.to_owned()].into_iter().chain(crate::state::database::side_files(path)) {
             remove_file(&file)?;
         }
