@@ -541,6 +541,19 @@ impl Simulation {
         }
     }
 
+    /// Gives directories that changed a time which follows from the seed: it is stored, and what chunks a file tree is cut into
+    /// depends on it.
+    fn date_directories(&self, machine: usize) {
+        let edited = UNIX_EPOCH + Duration::from_secs(1_700_000_000 + self.edits);
+        let is_state = |entry: &walkdir::DirEntry| entry.file_name() != "b2-backup";
+        for entry in walkdir::WalkDir::new(self.state_dir(machine)).into_iter().filter_entry(is_state) {
+            let entry = entry.unwrap();
+            if entry.file_type().is_dir() && entry.metadata().unwrap().modified().unwrap() > edited {
+                fs::File::open(entry.path()).unwrap().set_modified(edited).unwrap();
+            }
+        }
+    }
+
     /// Runs commands side by side until all have ended. `judge` says what becomes of an operation, by the number that it
     /// has among those of its machine.
     fn run(
@@ -555,6 +568,7 @@ impl Simulation {
             let state = self.state_dir(*machine);
             let target = self.target(*machine, &state);
             let remote = Remote { machine: *machine, queue: Arc::clone(&queue), world: Arc::clone(&self.world) };
+            self.date_directories(*machine);
             {
                 let mut world = lock(&self.world);
                 let known = &mut world.machines[*machine];
