@@ -8,10 +8,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::Arc;
 
 use common::{Bench, Gateway, Node, SHARED, Tree, assert_same, code, noise, tree};
 use openclaw_b2_backup::commands::rollback::{self, restore_if_empty};
 use openclaw_b2_backup::commands::{Operation, RollbackOptions, list, prune, status};
+use openclaw_b2_backup::repository::open::{IfMissing, Repository};
 
 fn populate(bench: &Bench) {
     bench.write("openclaw.json", "{}");
@@ -45,6 +47,27 @@ fn a_snapshot_comes_back_whole_on_a_machine_that_has_only_the_configuration() {
         assert_same(&tree(&bench.pull(&report.snapshot.unwrap())), &expected);
         assert!(bench.problems().is_empty());
     }
+}
+
+#[test]
+fn a_file_tree_whose_lists_lie_beside_it_is_asked_for_once() {
+    let bench = Bench::default();
+    for number in 0..600 {
+        bench.write(&format!("workspace/{number}.md"), format!("{number}"));
+    }
+    bench.push();
+    bench.run(async {
+        let operation = Operation::default();
+        let opened = Repository::open(&bench.target, None, IfMissing::ReadAsEmpty, &operation).await;
+        let mut repository = opened.unwrap();
+        let tree = repository.summary(&repository.contents.snapshots[0].0.clone()).await.unwrap().tree;
+        assert!(tree.depth > 0);
+        let index = Arc::new(repository.load_index().await.unwrap());
+        let before = repository.stats().requests;
+        let (entries, own) = repository.read_tree(&index, &tree, &operation).await.unwrap();
+        assert!(entries.len() > 600 && own.len() > tree.chunks.len());
+        assert_eq!(repository.stats().requests - before, 1);
+    });
 }
 
 #[test]

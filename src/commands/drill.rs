@@ -150,7 +150,8 @@ async fn restore_and_check(
     operation: &Operation,
 ) -> Result<DrillReport> {
     let mut report = DrillReport { snapshot: id.to_string(), ..DrillReport::default() };
-    let (index, entries) = match repository.read_snapshot(&summary.tree, operation).await {
+    let index = repository.attempt_index().await;
+    let (index, entries) = match repository.read_snapshot(index, &summary.tree, operation).await {
         Ok(read) => read,
         Err(error) if matches!(error.code(), Code::Corrupt | Code::WrongKey | Code::UnsafePath) => {
             report.problems.push(format!("the file tree cannot be read: {error}"));

@@ -49,9 +49,12 @@ impl Snapshot {
         text: &str,
         operation: &Operation,
     ) -> Result<Self> {
-        match select(repository, text, operation).await? {
+        // Both at once: each would take the line's latency.
+        let index = async { Ok(repository.attempt_index().await) };
+        let (selected, index) = tokio::try_join!(select(repository, text, operation), index)?;
+        match selected {
             Selected::Current(id, summary) => {
-                let read = repository.read_snapshot(&summary.tree, operation).await;
+                let read = repository.read_snapshot(index, &summary.tree, operation).await;
                 let (index, entries) = read.map_err(|error| error.in_snapshot(id.as_str()))?;
                 let (former_state_dir, held) = (summary.state_dir.map(PathBuf::from), summary.places);
                 let (id, machine, content) = (id.to_string(), Some(summary.machine), Content::Packs(index));

@@ -502,6 +502,14 @@ impl Repository {
         self.load_index_with(Unnamed::Read).await
     }
 
+    /// [`Repository::load_index`] for the repository as it was listed, so that other things can be read meanwhile.
+    ///
+    /// # Errors
+    /// Those of the store, among them `NOT_FOUND` when an index object was removed since.
+    pub async fn attempt_index(&self) -> Result<Index> {
+        self.try_load_index(Unnamed::IfDamaged).await
+    }
+
     async fn load_index_with(&mut self, unnamed: Unnamed) -> Result<Index> {
         for _ in 0..INDEX_ATTEMPTS {
             match self.try_load_index(unnamed).await {

@@ -1,6 +1,6 @@
 //! Reads chunks: plans which bytes of which packs to ask for, and opens the frames they come in.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -22,6 +22,9 @@ use crate::task::{blocking, in_parallel};
 const MAX_GAP: u64 = 512 << 10;
 /// Requests under way at once. Each holds a frame and some pieces of the next ones in memory.
 const PARALLEL_READS: usize = 3;
+/// So many frames are kept whole while the lists of a file tree are read: what a list names mostly lies beside it, and asking for
+/// the same bytes again would take the line's latency for each list.
+const KEPT_FRAMES: usize = 4;
 /// The most bytes that a file tree or a list of its chunks may take in memory.
 const MAX_TREE: u64 = 1 << 30;
 
@@ -62,6 +65,18 @@ fn plan(index: &Index, wanted: impl IntoIterator<Item = ChunkId>) -> Result<Vec<
         }
     }
     Ok(reads)
+}
+
+/// Everything in the frames of these chunks, if those are no more than `most`.
+fn beside(index: &Index, chunks: &HashSet<ChunkId>, most: usize) -> impl Iterator<Item = ChunkId> {
+    let frame_of = |id| index.find(id).map(|at| (at.pack, at.frame));
+    let frames: BTreeSet<(u32, u32)> = chunks.iter().filter_map(|id| frame_of(*id)).collect();
+    let kept = if frames.len() <= most { frames } else { BTreeSet::new() };
+    kept.into_iter().flat_map(move |frame @ (pack, number)| {
+        let entry = &index.packs[pack as usize].entry.frames[number as usize];
+        // What is also elsewhere may be read from there.
+        entry.chunk_ids().filter(move |id| frame_of(*id) == Some(frame))
+    })
 }
 
 /// What to say of a chunk that nothing holds.
@@ -145,8 +160,16 @@ impl Repository {
         }
     }
 
-    /// Reads chunks into one stream, in order. Those that the cache remembers are not asked for.
-    async fn read_stream(&self, index: &Arc<Index>, ids: &[ChunkId], operation: &Operation) -> Result<Vec<u8>> {
+    /// Reads chunks into one stream, in order. Those that are `known`, or that the cache remembers, are not asked for. Others are
+    /// known afterwards, with all that lies beside them in up to `kept_frames` frames.
+    async fn read_stream(
+        &self,
+        index: &Arc<Index>,
+        ids: &[ChunkId],
+        known: &mut HashMap<ChunkId, Vec<u8>>,
+        kept_frames: usize,
+        operation: &Operation,
+    ) -> Result<Vec<u8>> {
         let mut length = 0;
         for id in ids {
             length += u64::from(index.find(*id).ok_or_else(|| missing(*id))?.length);
@@ -154,31 +177,35 @@ impl Repository {
         if length > MAX_TREE {
             return Err(Error::new(Code::Corrupt, format!("a file tree of {length} bytes is not credible")));
         }
-        let mut known: HashMap<ChunkId, Vec<u8>> = HashMap::new();
-        let mut wanted: HashSet<ChunkId> = ids.iter().copied().collect();
+        let mut uncached: HashSet<ChunkId> = ids.iter().copied().collect();
         if let Some(cache) = &self.cache {
             let mut asked = ids.iter();
             cache.visit_objects(ids.iter().map(|id| tree_cache_key(*id)), |_, content| {
                 if let (Some(id), Some(content)) = (asked.next(), content) {
                     known.insert(*id, content.to_vec());
-                    wanted.remove(id);
+                    uncached.remove(id);
                 }
             });
         }
-        if !wanted.is_empty() {
-            let (cache, fetched) = (self.cache.clone(), Arc::new(std::sync::Mutex::new(HashMap::new())));
+        let needed: HashSet<ChunkId> = uncached.iter().filter(|id| !known.contains_key(id)).copied().collect();
+        if !needed.is_empty() {
+            let wanted: HashSet<ChunkId> = beside(index, &needed, kept_frames).chain(needed.iter().copied()).collect();
+            let fetched = Arc::new(std::sync::Mutex::new(HashMap::new()));
             let collected = Arc::clone(&fetched);
             let sink = move |chunks: &[(ChunkId, &[u8])]| {
-                if let Some(cache) = &cache {
-                    let objects = chunks.iter().map(|(id, content)| (tree_cache_key(*id), *content));
-                    cache.attempt(|cache| cache.put_objects(objects));
-                }
                 let mut fetched = collected.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 fetched.extend(chunks.iter().map(|(id, content)| (*id, content.to_vec())));
                 Ok(())
             };
-            self.read_chunks(index, wanted, operation, Arc::new(sink)).await?;
+            let damaged = move |chunks: &[ChunkId], error| {
+                if chunks.iter().any(|id| needed.contains(id)) { Err(error) } else { Ok(()) }
+            };
+            self.read_sound_chunks(index, wanted, operation, Arc::new(sink), Arc::new(damaged)).await?;
             known.extend(std::mem::take(&mut *fetched.lock().unwrap_or_else(std::sync::PoisonError::into_inner)));
+        }
+        if let Some(cache) = self.cache.as_ref().filter(|_| !uncached.is_empty()) {
+            let objects = uncached.iter().filter_map(|id| Some((tree_cache_key(*id), &**known.get(id)?)));
+            cache.attempt(|cache| cache.put_objects(objects));
         }
         let mut stream = Vec::with_capacity(length as usize);
         for id in ids {
@@ -187,13 +214,26 @@ impl Repository {
         Ok(stream)
     }
 
-    /// The index, and the file tree below `root`. Where the index lacks something of the snapshot, an index object may have
-    /// been lost: then packs that none names are read for what they hold.
+    /// The index, of which `attempt` is what [`Repository::attempt_index`] gave, and the file tree below `root`. Where the index
+    /// lacks something of the snapshot, an index object may have been lost: then packs that none names are read for what they
+    /// hold.
     ///
     /// # Errors
     /// Those of [`Repository::read_tree`]. That content of files is missing is none.
-    pub async fn read_snapshot(&mut self, root: &Root, operation: &Operation) -> Result<(Arc<Index>, Vec<Entry>)> {
-        let index = Arc::new(self.load_index().await?);
+    pub async fn read_snapshot(
+        &mut self,
+        attempt: Result<Index>,
+        root: &Root,
+        operation: &Operation,
+    ) -> Result<(Arc<Index>, Vec<Entry>)> {
+        let index = match attempt {
+            Err(error) if error.code() == Code::NotFound => {
+                self.refresh().await?;
+                self.load_index().await
+            }
+            attempt => attempt,
+        };
+        let index = Arc::new(index?);
         let read = self.read_tree(&index, root, operation).await;
         let is_whole = |entries: &[Entry]| entries.iter().flat_map(Entry::chunks).all(|id| index.find(id).is_some());
         match read {
@@ -221,15 +261,17 @@ impl Repository {
     ) -> Result<(Vec<Entry>, Vec<ChunkId>)> {
         let mut own = root.chunks.clone();
         let mut level = root.chunks.clone();
+        let mut known = HashMap::new();
         for _ in 0..root.depth {
-            let list = self.read_stream(index, &level, operation).await?;
+            let list = self.read_stream(index, &level, &mut known, KEPT_FRAMES, operation).await?;
             if !list.len().is_multiple_of(16) {
                 return Err(Error::corrupt("the file tree", "a list of its chunks was cut"));
             }
             level = split_ids(&list).collect();
             own.extend(&level);
         }
-        let stream = self.read_stream(index, &level, operation).await?;
+        let stream = self.read_stream(index, &level, &mut known, 0, operation).await?;
+        drop(known);
         let entries = blocking(move || {
             let entries = Entries::new(&stream).collect::<Result<Vec<_>>>()?;
             check_parents(&entries)?;
