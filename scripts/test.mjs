@@ -11,14 +11,7 @@ import { parseArgs } from "node:util";
 
 import { startProxy } from "../__test__/support/b2-proxy.mjs";
 import { startSeaweed } from "../__test__/support/seaweed.mjs";
-import { ToolError, ensureTools, projectDir, toolsDir } from "../__test__/support/tools.mjs";
-
-/** Checks licenses, sources and advisories by the rules of deny.toml. Building it takes 4 minutes on 2 cores, once. */
-const CARGO_DENY = "0.20.2";
-const cargoDenyRoot = path.join(projectDir, "target/tools/cargo");
-// cargo finds its subcommands in PATH.
-const cargoPath = [path.join(toolsDir, "cargo/bin"), path.join(cargoDenyRoot, "bin"), process.env.PATH];
-const cargoEnv = { PATH: cargoPath.join(path.delimiter) };
+import { ToolError, ensureTools, projectDir } from "../__test__/support/tools.mjs";
 
 const PARTS = { tools, lint, rust, addon, javascript };
 
@@ -50,14 +43,7 @@ async function run(command, args, env) {
 
 async function tools() {
   if (!hasCurrentModules()) await run("npm", ["ci", "--no-audit", "--no-fund"]);
-  // One waits for the network, the other for the processor.
-  const downloads = run(process.execPath, ["__test__/support/tools.mjs"]);
-  const present = spawnSync("cargo", ["deny", "--version"], { env: { ...process.env, ...cargoEnv } }).status === 0;
-  if (!present) {
-    const version = ["--version", CARGO_DENY, "--locked", "--quiet"];
-    await run("cargo", ["install", "cargo-deny", ...version, "--root", cargoDenyRoot]);
-  }
-  await downloads;
+  await run(process.execPath, ["__test__/support/tools.mjs"]);
 }
 
 /** Whether node_modules is what package-lock.json says: npm keeps a copy of what it has installed. */
@@ -76,10 +62,11 @@ function hasCurrentModules() {
 async function lint() {
   await run("cargo", ["fmt", "--check"]);
   await run("cargo", ["clippy", "--all-targets", "--features", "addon", "--locked", "--", "-D", "warnings"]);
-  await run("cargo", ["deny", "--locked", "check", "bans", "licenses", "sources"], cargoEnv);
+  const { cargoDeny } = ensureTools("python");
+  await run(cargoDeny, ["--locked", "check", "bans", "licenses", "sources"]);
   // Advisories are a git repository on the network: without it everything else still has its verdict.
-  if ((await attempt("cargo", ["deny", "--locked", "fetch", "db"], cargoEnv)) === 0) {
-    await run("cargo", ["deny", "--locked", "check", "advisories"], cargoEnv);
+  if ((await attempt(cargoDeny, ["--locked", "fetch", "db"])) === 0) {
+    await run(cargoDeny, ["--locked", "check", "advisories"]);
   } else {
     console.warn("WARNING: the database of security advisories cannot be reached; they were NOT checked");
   }

