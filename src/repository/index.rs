@@ -5,7 +5,10 @@
 //! that might already have done so is over.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use minicbor::{Decode, Encode};
 
 use super::id::{ChunkId, IndexId, PackId, random};
@@ -56,7 +59,13 @@ impl FrameEntry {
     /// The ids of its chunks, in order.
     #[must_use]
     pub fn chunk_ids(&self) -> impl ExactSizeIterator<Item = ChunkId> + '_ {
-        self.chunk_ids.chunks_exact(16).map(|id| ChunkId(id.try_into().expect("chunks of 16")))
+        self.chunk_ids.as_chunks().0.iter().map(|id| ChunkId(*id))
+    }
+
+    /// The id of the chunk with this number, which it must have.
+    #[must_use]
+    pub fn chunk_id(&self, number: u32) -> ChunkId {
+        ChunkId(self.chunk_ids.as_chunks().0[number as usize])
     }
 
     /// Its chunks with their content lengths, in order.
@@ -226,7 +235,7 @@ pub struct Index {
     /// ordered by id.
     pub packs: Vec<IndexedPack>,
     by_pack: HashMap<PackId, u32>,
-    chunks: HashMap<ChunkId, Location>,
+    chunks: Chunks,
     /// Live packs that the store does not have, or not whole.
     pub absent: Vec<PackId>,
     /// Chunks that only an absent or a damaged pack holds: a push that meets one stores it anew.
@@ -299,18 +308,8 @@ impl Index {
             pack.condemned = true;
         }
         index.packs.sort_by_key(|pack| (pack.damaged, pack.condemned));
-        // All at once: growing by doubling would take half as much again for a moment.
-        index.chunks.reserve(index.packs.iter().map(|pack| pack.entry.chunk_count()).sum());
-        for (number, IndexedPack { entry, .. }) in index.packs.iter().enumerate() {
-            let pack = number as u32;
-            index.by_pack.insert(entry.id, pack);
-            for (frame, place) in entry.frames.iter().enumerate() {
-                for (chunk, (id, length)) in place.chunks().enumerate() {
-                    let location = Location { pack, frame: frame as u32, chunk: chunk as u32, length };
-                    index.chunks.entry(id).or_insert(location);
-                }
-            }
-        }
+        index.by_pack = index.packs.iter().enumerate().map(|(number, pack)| (pack.entry.id, number as u32)).collect();
+        index.chunks = Chunks::of(&index.packs);
         lost.retain(|chunk| !index.has_live(*chunk));
         (index.lost, index.orphans) = (lost, orphans);
         index
@@ -319,13 +318,13 @@ impl Index {
     /// Where a chunk can be read.
     #[must_use]
     pub fn find(&self, id: ChunkId) -> Option<Location> {
-        self.chunks.get(&id).copied()
+        self.chunks.find(id, &self.packs)
     }
 
     /// Whether a push may rely on the chunk being there.
     #[must_use]
     pub fn has_live(&self, id: ChunkId) -> bool {
-        self.chunks.get(&id).is_some_and(|at| self.is_live(&self.packs[at.pack as usize]))
+        self.find(id).is_some_and(|at| self.is_live(&self.packs[at.pack as usize]))
     }
 
     /// Whether a push may rely on the pack: nobody condemned it or found damage in it, and it is sealed where everything new
@@ -344,7 +343,64 @@ impl Index {
     /// How many chunks are known.
     #[must_use]
     pub fn chunk_count(&self) -> usize {
-        self.chunks.len()
+        self.chunks.numbers.len()
+    }
+}
+
+/// Finds the chunks of some packs by their ids. In memory are their numbers alone, counted from the first frame of the first
+/// pack on: their ids are in the frames, and a large state has hundreds of thousands.
+#[derive(Debug, Default)]
+struct Chunks {
+    /// Of each id the first chunk that has it. That there are 2^32 would take 80 GB of entries.
+    numbers: HashTable<u32>,
+    frames: Vec<FirstChunk>,
+    /// Not the ids themselves: where nothing is sealed, somebody may have chosen them.
+    hasher: RandomState,
+}
+
+/// The number of a frame's first chunk.
+#[derive(Debug, Clone, Copy)]
+struct FirstChunk {
+    number: u32,
+    pack: u32,
+    frame: u32,
+}
+
+impl Chunks {
+    fn of(packs: &[IndexedPack]) -> Self {
+        let count = packs.iter().map(|pack| pack.entry.chunk_count()).sum();
+        // All at once: growing by doubling would take half as much again for a moment.
+        let mut numbers = HashTable::with_capacity(count);
+        let mut chunks = Self::default();
+        let mut number = 0;
+        for (pack, IndexedPack { entry, .. }) in packs.iter().enumerate() {
+            for (frame, place) in entry.frames.iter().enumerate() {
+                chunks.frames.push(FirstChunk { number, pack: pack as u32, frame: frame as u32 });
+                for id in place.chunk_ids() {
+                    let id_of = |number: &u32| chunks.chunk(*number, packs).0;
+                    let hash_of = |id: ChunkId| chunks.hasher.hash_one(id);
+                    let entry = numbers.entry(hash_of(id), |other| id_of(other) == id, |other| hash_of(id_of(other)));
+                    if let Entry::Vacant(entry) = entry {
+                        entry.insert(number);
+                    }
+                    number += 1;
+                }
+            }
+        }
+        Self { numbers, ..chunks }
+    }
+
+    /// The chunk with this number.
+    fn chunk(&self, number: u32, packs: &[IndexedPack]) -> (ChunkId, Location) {
+        let FirstChunk { number: first, pack, frame } =
+            self.frames[self.frames.partition_point(|first| first.number <= number) - 1];
+        let (place, chunk) = (&packs[pack as usize].entry.frames[frame as usize], number - first);
+        (place.chunk_id(chunk), Location { pack, frame, chunk, length: place.chunk_lengths[chunk as usize] })
+    }
+
+    fn find(&self, id: ChunkId, packs: &[IndexedPack]) -> Option<Location> {
+        let number = self.numbers.find(self.hasher.hash_one(id), |number| self.chunk(*number, packs).0 == id)?;
+        Some(self.chunk(*number, packs).1)
     }
 }
 
@@ -548,6 +604,37 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn each_chunk_is_found_where_it_is_first(
+            packs in proptest::collection::vec(
+                proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..5), 0..4), 0..6),
+        ) {
+            let numbered = packs.iter().zip(0u8..);
+            let packs: Vec<_> = numbered
+                .map(|(frames, id)| {
+                    let entry = |chunks: &Vec<u8>| {
+                        let chunks: Vec<_> = chunks.iter().zip(10..).map(|(id, length)| (ChunkId([*id; 16]), length)).collect();
+                        FrameEntry::new(60, 100, &chunks)
+                    };
+                    PackEntry { frames: frames.iter().map(entry).collect(), ..pack(id, &[]) }
+                })
+                .collect();
+            let mut first = HashMap::new();
+            for (pack, entry) in (0..).zip(&packs) {
+                for (frame, place) in entry.frames.iter().enumerate() {
+                    for (chunk, (id, length)) in place.chunks().enumerate() {
+                        let (frame, chunk) = (frame as u32, chunk as u32);
+                        first.entry(id).or_insert(Location { pack, frame, chunk, length });
+                    }
+                }
+            }
+            let index = Index::new([live(&packs)], |_| true);
+            prop_assert_eq!(index.chunk_count(), first.len());
+            for id in (0..=255).map(|byte| ChunkId([byte; 16])) {
+                prop_assert_eq!(index.find(id), first.get(&id).copied());
+            }
+        }
+
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = IndexObject::from_compressed(&bytes, "index/x");

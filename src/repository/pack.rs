@@ -5,6 +5,7 @@
 //! time only.
 
 use std::fmt::Display;
+use std::io::Cursor;
 
 use zstd::zstd_safe::{CParameter, Strategy, compress_bound, get_frame_content_size};
 
@@ -50,33 +51,45 @@ pub fn pack_key(id: PackId) -> String {
     format!("packs/{}/{id}", &id[..2])
 }
 
+/// Room for what a frame begins with: how many chunks it has, and the length of each.
+const LENGTHS_ROOM: usize = 4 + 4 * MAX_FRAME_CHUNKS;
+
 /// Chunks on their way into a frame.
 #[derive(Debug, Default)]
 pub struct FrameBuilder {
     chunks: Vec<(ChunkId, u32)>,
-    content: Vec<u8>,
-    /// The last frame in the clear; kept for its memory.
-    plain: Vec<u8>,
+    /// Nothing yet, or [`LENGTHS_ROOM`] and the chunks behind it: so that the lengths can be put right before them at the end.
+    bytes: Vec<u8>,
 }
 
 impl FrameBuilder {
     /// Whether a chunk of `length` bytes may be added, so that the frame stays one that readers accept.
     #[must_use]
     pub fn has_room_for(&self, length: usize) -> bool {
-        self.content.len() + length <= MAX_FRAME
+        self.len() + length <= MAX_FRAME
     }
 
     /// Adds a chunk. The caller closes the frame before it when there is no room, and after it when
     /// [`FrameBuilder::is_full`].
     pub fn add(&mut self, id: ChunkId, content: &[u8]) {
+        self.begin();
         self.chunks.push((id, content.len() as u32));
-        self.content.extend_from_slice(content);
+        self.bytes.extend_from_slice(content);
+    }
+
+    /// Leaves the room for the lengths, if that was not done.
+    fn begin(&mut self) {
+        if self.bytes.is_empty() {
+            // What is not used of it takes no memory; growing by doubling would.
+            self.bytes.reserve_exact(LENGTHS_ROOM + MAX_FRAME);
+            self.bytes.resize(LENGTHS_ROOM, 0);
+        }
     }
 
     /// Whether the frame should be closed.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.content.len() >= FRAME_TARGET || self.chunks.len() >= MAX_FRAME_CHUNKS
+        self.len() >= FRAME_TARGET || self.chunks.len() >= MAX_FRAME_CHUNKS
     }
 
     /// Whether nothing was added yet.
@@ -88,15 +101,16 @@ impl FrameBuilder {
     /// Bytes of the chunks that were added.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.content.len()
+        self.bytes.len().saturating_sub(LENGTHS_ROOM)
     }
 
     /// Takes over the chunks of `other`, if this frame stays one that readers accept.
     pub fn absorb(&mut self, other: &mut Self) -> bool {
         let fits = self.has_room_for(other.len()) && self.chunks.len() + other.chunks.len() <= MAX_FRAME_CHUNKS;
-        if fits {
+        if fits && !other.is_empty() {
+            self.begin();
             self.chunks.append(&mut other.chunks);
-            self.content.append(&mut other.content);
+            self.bytes.extend(other.bytes.drain(LENGTHS_ROOM..));
         }
         fits
     }
@@ -106,27 +120,29 @@ impl FrameBuilder {
     /// # Errors
     /// `IO` when zstd has no memory.
     pub fn finish(&mut self, compressor: &mut Compressor) -> Result<Frame> {
-        let Self { chunks, content, plain } = self;
-        plain.clear();
-        plain.extend_from_slice(&(chunks.len() as u32).to_le_bytes());
-        for (_, length) in &*chunks {
-            plain.extend_from_slice(&length.to_le_bytes());
+        self.begin();
+        let Self { chunks, bytes } = self;
+        let start = LENGTHS_ROOM - 4 - 4 * chunks.len();
+        let lengths = chunks.iter().map(|(_, length)| *length);
+        let numbers = std::iter::once(chunks.len() as u32).chain(lengths);
+        for (place, number) in bytes[start..LENGTHS_ROOM].chunks_exact_mut(4).zip(numbers) {
+            place.copy_from_slice(&number.to_le_bytes());
         }
-        plain.append(content);
+        let plain = &bytes[start..];
         let mut payload = compressor.compress(plain)?;
         if payload.len() > plain.len() {
             payload.clear();
             payload.push(STORED);
             payload.extend_from_slice(plain);
         }
+        bytes.truncate(LENGTHS_ROOM);
         Ok(Frame { chunks: std::mem::take(chunks), payload })
     }
 }
 
-/// A zstd context that is kept between frames, and memory for what it gives.
+/// A zstd context that is kept between frames.
 pub struct Compressor {
     context: zstd::bulk::Compressor<'static>,
-    compressed: Vec<u8>,
     /// Of the next frame: what a thread compresses next is mostly of the same file.
     level: i32,
 }
@@ -138,7 +154,7 @@ impl Compressor {
     /// `IO` when zstd has no memory.
     pub fn new() -> Result<Self> {
         let context = zstd::bulk::Compressor::new(COMPRESSION_LEVEL).map_err(|error| no_memory(&error))?;
-        Ok(Self { context, compressed: Vec::new(), level: COMPRESSION_LEVEL })
+        Ok(Self { context, level: COMPRESSION_LEVEL })
     }
 
     /// A context that searches longer for what repeats, and takes three times as long: for what is little.
@@ -158,15 +174,15 @@ impl Compressor {
     /// # Errors
     /// `IO` when zstd has no memory.
     pub fn compress(&mut self, plain: &[u8]) -> Result<Vec<u8>> {
-        let Self { context, compressed, level } = self;
+        let Self { context, level } = self;
         context.set_compression_level(*level).map_err(|error| no_memory(&error))?;
-        compressed.resize(compress_bound(plain.len()).max(compressed.len()), 0);
-        let length = context.compress_to_buffer(plain, &mut compressed[..]).map_err(|error| no_memory(&error))?;
-        *level = if length > plain.len() / 2 { LEVEL_WHERE_LITTLE_REPEATS } else { COMPRESSION_LEVEL };
-        let mut payload = Vec::with_capacity(1 + length + TAG_LENGTH);
+        let mut payload = Vec::with_capacity(1 + compress_bound(plain.len()) + TAG_LENGTH);
         payload.push(ZSTD);
-        payload.extend_from_slice(&compressed[..length]);
-        Ok(payload)
+        let mut behind = Cursor::new(payload);
+        behind.set_position(1);
+        let length = context.compress_to_buffer(plain, &mut behind).map_err(|error| no_memory(&error))?;
+        *level = if length > plain.len() / 2 { LEVEL_WHERE_LITTLE_REPEATS } else { COMPRESSION_LEVEL };
+        Ok(behind.into_inner())
     }
 }
 
@@ -199,8 +215,9 @@ fn decompress_into(
 ) -> Option<()> {
     let announced = get_frame_content_size(compressed).ok().flatten()?;
     let announced = usize::try_from(announced).ok().filter(|size| *size <= limit)?;
-    plain.resize(announced, 0);
-    let length = context.decompress_to_buffer(compressed, &mut plain[..]).ok()?;
+    plain.clear();
+    plain.reserve_exact(announced);
+    let length = context.decompress_to_buffer(compressed, plain).ok()?;
     (length == announced).then_some(())
 }
 

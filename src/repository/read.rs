@@ -1,9 +1,11 @@
 //! Reads chunks: plans which bytes of which packs to ask for, and opens the frames they come in.
 
+use std::collections::hash_map::Entry::Vacant;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 
 use super::id::ChunkId;
 use super::index::Index;
@@ -28,21 +30,42 @@ const KEPT_FRAMES: usize = 4;
 /// The most bytes that a file tree or a list of its chunks may take in memory.
 const MAX_TREE: u64 = 1 << 30;
 
+/// Chunks of file trees, put together: each is small, and memory of its own for each would not be given back.
+#[derive(Debug, Default)]
+struct KnownChunks {
+    content: Vec<u8>,
+    places: HashMap<ChunkId, Range<usize>>,
+}
+
+impl KnownChunks {
+    fn insert(&mut self, id: ChunkId, content: &[u8]) {
+        if let Vacant(place) = self.places.entry(id) {
+            let start = self.content.len();
+            self.content.extend_from_slice(content);
+            place.insert(start..self.content.len());
+        }
+    }
+
+    fn get(&self, id: ChunkId) -> Option<&[u8]> {
+        self.places.get(&id).map(|place| &self.content[place.clone()])
+    }
+}
+
 /// One request: a range of a pack, and what is wanted of it.
 #[derive(Debug)]
 struct Read {
     pack: u32,
     offset: u64,
     length: u64,
-    /// Frame number, and the wanted chunks by their number in the frame.
-    frames: Vec<(u32, Vec<(u32, ChunkId)>)>,
+    /// Frame number, and the numbers of the wanted chunks in the frame.
+    frames: Vec<(u32, Vec<u32>)>,
 }
 
 fn plan(index: &Index, wanted: impl IntoIterator<Item = ChunkId>) -> Result<Vec<Read>> {
-    let mut by_frame: BTreeMap<(u32, u32), Vec<(u32, ChunkId)>> = BTreeMap::new();
+    let mut by_frame: BTreeMap<(u32, u32), Vec<u32>> = BTreeMap::new();
     for id in wanted {
         let at = index.find(id).ok_or_else(|| missing(id))?;
-        by_frame.entry((at.pack, at.frame)).or_default().push((at.chunk, id));
+        by_frame.entry((at.pack, at.frame)).or_default().push(at.chunk);
     }
     let mut reads: Vec<Read> = Vec::new();
     for ((pack, frame), chunks) in by_frame {
@@ -166,7 +189,7 @@ impl Repository {
         &self,
         index: &Arc<Index>,
         ids: &[ChunkId],
-        known: &mut HashMap<ChunkId, Vec<u8>>,
+        known: &mut KnownChunks,
         kept_frames: usize,
         operation: &Operation,
     ) -> Result<Vec<u8>> {
@@ -182,34 +205,36 @@ impl Repository {
             let mut asked = ids.iter();
             cache.visit_objects(ids.iter().map(|id| tree_cache_key(*id)), |_, content| {
                 if let (Some(id), Some(content)) = (asked.next(), content) {
-                    known.insert(*id, content.to_vec());
+                    known.insert(*id, content);
                     uncached.remove(id);
                 }
             });
         }
-        let needed: HashSet<ChunkId> = uncached.iter().filter(|id| !known.contains_key(id)).copied().collect();
+        let needed: HashSet<ChunkId> = uncached.iter().filter(|id| known.get(**id).is_none()).copied().collect();
         if !needed.is_empty() {
             let wanted: HashSet<ChunkId> = beside(index, &needed, kept_frames).chain(needed.iter().copied()).collect();
-            let fetched = Arc::new(std::sync::Mutex::new(HashMap::new()));
-            let collected = Arc::clone(&fetched);
+            let knowing = Arc::new(Mutex::new(std::mem::take(known)));
+            let collecting = Arc::clone(&knowing);
             let sink = move |chunks: &[(ChunkId, &[u8])]| {
-                let mut fetched = collected.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                fetched.extend(chunks.iter().map(|(id, content)| (*id, content.to_vec())));
+                let mut known = collecting.lock().unwrap_or_else(PoisonError::into_inner);
+                for (id, content) in chunks {
+                    known.insert(*id, content);
+                }
                 Ok(())
             };
             let damaged = move |chunks: &[ChunkId], error| {
                 if chunks.iter().any(|id| needed.contains(id)) { Err(error) } else { Ok(()) }
             };
             self.read_sound_chunks(index, wanted, operation, Arc::new(sink), Arc::new(damaged)).await?;
-            known.extend(std::mem::take(&mut *fetched.lock().unwrap_or_else(std::sync::PoisonError::into_inner)));
+            *known = std::mem::take(&mut *knowing.lock().unwrap_or_else(PoisonError::into_inner));
         }
         if let Some(cache) = self.cache.as_ref().filter(|_| !uncached.is_empty()) {
-            let objects = uncached.iter().filter_map(|id| Some((tree_cache_key(*id), &**known.get(id)?)));
+            let objects = uncached.iter().filter_map(|id| Some((tree_cache_key(*id), known.get(*id)?)));
             cache.attempt(|cache| cache.put_objects(objects));
         }
         let mut stream = Vec::with_capacity(length as usize);
         for id in ids {
-            stream.extend_from_slice(known.get(id).ok_or_else(|| missing(*id))?);
+            stream.extend_from_slice(known.get(*id).ok_or_else(|| missing(*id))?);
         }
         Ok(stream)
     }
@@ -261,7 +286,7 @@ impl Repository {
     ) -> Result<(Vec<Entry>, Vec<ChunkId>)> {
         let mut own = root.chunks.clone();
         let mut level = root.chunks.clone();
-        let mut known = HashMap::new();
+        let mut known = KnownChunks::default();
         for _ in 0..root.depth {
             let list = self.read_stream(index, &level, &mut known, KEPT_FRAMES, operation).await?;
             if !list.len().is_multiple_of(16) {
@@ -281,48 +306,78 @@ impl Repository {
     }
 }
 
+/// The bytes of a range, as they arrive.
+struct Arriving<N> {
+    next_piece: N,
+    /// What has arrived and was not taken.
+    piece: Bytes,
+    /// Where in the pack it begins.
+    at: u64,
+}
+
+impl<N: FnMut() -> Option<Bytes>> Arriving<N> {
+    /// Puts the `length` bytes from `offset` on into `taken`, which needs no more memory than that. What lies before them is
+    /// passed over. `None` when less than that arrives.
+    fn take(&mut self, offset: u64, length: usize, taken: &mut Vec<u8>) -> Option<()> {
+        taken.clear();
+        taken.reserve_exact(length);
+        loop {
+            self.skip(offset.saturating_sub(self.at).min(self.piece.len() as u64) as usize);
+            if self.at >= offset {
+                let part = self.piece.len().min(length - taken.len());
+                taken.extend_from_slice(&self.piece[..part]);
+                self.skip(part);
+            }
+            if taken.len() == length {
+                return Some(());
+            }
+            self.piece = (self.next_piece)()?;
+        }
+    }
+
+    fn skip(&mut self, length: usize) {
+        self.piece.advance(length);
+        self.at += length as u64;
+    }
+}
+
 /// Opens the frames of `read` as their bytes arrive, and hands their chunks to `sink`. Gives the chunks for which nothing
 /// arrived.
 fn open_frames(
     keyring: &Keyring,
     index: &Index,
     read: &Read,
-    mut next_piece: impl FnMut() -> Option<Bytes>,
+    next_piece: impl FnMut() -> Option<Bytes>,
     sink: &impl Fn(&[(ChunkId, &[u8])]) -> Result<()>,
     damaged: &impl Fn(&[ChunkId], Error) -> Result<()>,
 ) -> Result<Vec<ChunkId>> {
     let pack = &index.packs[read.pack as usize].entry;
+    let ids_of = |(frame, chunks): &(u32, Vec<u32>)| {
+        let place = &pack.frames[*frame as usize];
+        chunks.iter().map(|chunk| place.chunk_id(*chunk)).collect::<Vec<_>>()
+    };
     let mut opener = PackOpener::new(pack.id, &pack.header, |header, name| keyring.find_for_pack(header, name))?;
-    // What has arrived from `at` on.
-    let (mut waiting, mut at) = (BytesMut::new(), read.offset);
-    for (position, (number, chunks)) in read.frames.iter().enumerate() {
+    let mut arriving = Arriving { next_piece, piece: Bytes::new(), at: read.offset };
+    let mut sealed = Vec::new();
+    for (position, wanted @ (number, chunks)) in read.frames.iter().enumerate() {
         let place = &pack.frames[*number as usize];
-        let (length, end) = (place.length as usize, place.offset + u64::from(place.length));
-        while at + (waiting.len() as u64) < end {
-            let Some(piece) = next_piece() else {
-                return Ok(read.frames[position..].iter().flat_map(|(_, chunks)| chunks).map(|(_, id)| *id).collect());
-            };
-            waiting.extend_from_slice(&piece);
-            // What lies between the frames is not kept.
-            let unwanted = place.offset.saturating_sub(at).min(waiting.len() as u64);
-            waiting.advance(unwanted as usize);
-            at += unwanted;
+        if arriving.take(place.offset, place.length as usize, &mut sealed).is_none() {
+            return Ok(read.frames[position..].iter().flat_map(ids_of).collect());
         }
-        let sealed = &mut waiting[(place.offset - at) as usize..][..length];
-        let frame = match opener.frame(u64::from(*number), sealed) {
+        let frame = match opener.frame(u64::from(*number), &mut sealed) {
             Ok(frame) => frame,
             Err(error) => {
-                damaged(&chunks.iter().map(|(_, id)| *id).collect::<Vec<_>>(), error)?;
+                damaged(&ids_of(wanted), error)?;
                 continue;
             }
         };
         let mut contents = Vec::with_capacity(chunks.len());
-        for (chunk, id) in chunks {
-            if let Some(content) = frame.chunk(*chunk as usize, *id) {
-                contents.push((*id, content));
+        for (chunk, id) in chunks.iter().zip(ids_of(wanted)) {
+            if let Some(content) = frame.chunk(*chunk as usize, id) {
+                contents.push((id, content));
             } else {
                 let problem = format!("frame {number} does not hold the chunk {id}");
-                damaged(&[*id], Error::corrupt(&pack_key(pack.id), problem))?;
+                damaged(&[id], Error::corrupt(&pack_key(pack.id), problem))?;
             }
         }
         sink(&contents)?;
@@ -353,4 +408,36 @@ pub(crate) fn check_parents(entries: &[Entry]) -> Result<()> {
 #[must_use]
 pub fn tree_cache_key(id: ChunkId) -> String {
     format!("tree/{id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn however_a_range_arrives_its_parts_are_what_was_stored(
+            start in 0u64..1000,
+            pieces in proptest::collection::vec(0usize..9, 0..30),
+            parts in proptest::collection::vec((0u64..9, 1usize..20), 0..9),
+        ) {
+            let stored: Vec<u8> = (0..pieces.iter().sum::<usize>()).map(|at| at as u8).collect();
+            let mut rest = Bytes::from(stored.clone());
+            let mut lengths = pieces.into_iter();
+            let next_piece = move || lengths.next().map(|length| rest.split_to(length));
+            let mut arriving = Arriving { next_piece, piece: Bytes::new(), at: start };
+            let (mut at, mut taken) = (start, Vec::new());
+            for (gap, length) in parts {
+                at += gap;
+                let from = (at - start) as usize;
+                let part = stored.get(from..from + length);
+                prop_assert_eq!(arriving.take(at, length, &mut taken).map(|()| &taken[..]), part);
+                if part.is_none() {
+                    break;
+                }
+                at += length as u64;
+            }
+        }
+    }
 }

@@ -67,12 +67,14 @@ impl Repository {
     pub(crate) async fn restore(
         &self,
         index: &Arc<Index>,
-        entries: Vec<Entry>,
+        mut entries: Vec<Entry>,
         root: &Path,
         meter: Arc<Meter>,
         operation: &Operation,
     ) -> Result<Vec<Exception>> {
-        let (files, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(Entry::has_content);
+        let others: Vec<_> = entries.extract_if(.., |entry| !entry.has_content()).collect();
+        entries.shrink_to_fit();
+        let files = entries;
         meter.expect(files.len() as u64, files.iter().map(|file| file.size).sum());
         let prepared = {
             let (shown, meter, index) = (root.to_owned(), Arc::clone(&meter), Arc::clone(index));

@@ -105,7 +105,7 @@ pub struct Hidden {
 }
 
 /// Bytes that a store without a stream of its own reads at once.
-const PIECE: u64 = 1 << 20;
+const PIECE: u64 = 256 << 10;
 /// Pieces that may wait to be taken.
 const WAITING_PIECES: usize = 4;
 
