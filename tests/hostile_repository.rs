@@ -25,21 +25,27 @@ const EVIL: &[u8] = b"written by a hostile snapshot";
 
 /// Stores a snapshot of these entries as they are. Files among them hold [`EVIL`].
 fn store(bench: &Bench, entries: &[Entry]) -> String {
+    store_with(bench, entries, EVIL)
+}
+
+/// [`store`] with another content under the name of [`EVIL`].
+fn store_with(bench: &Bench, entries: &[Entry], content: &[u8]) -> String {
     bench.run(async {
         let opened = Repository::open(&bench.target, None, IfMissing::Create, &Operation::default()).await;
-        let repository = opened.unwrap();
+        let mut repository = opened.unwrap();
+        repository.found().await.unwrap();
         let key = repository.keyring.writing().unwrap();
         let hasher = key.chunk_hasher();
         let evil = hasher.id(EVIL);
         let mut stream = Vec::new();
         for entry in entries {
-            let content = Content { size: EVIL.len() as u64, sha256: Sha256::digest(EVIL).into(), chunks: vec![evil] };
-            let entry = if entry.has_content() { entry.clone().with_content(&content) } else { entry.clone() };
+            let named = Content { size: EVIL.len() as u64, sha256: Sha256::digest(EVIL).into(), chunks: vec![evil] };
+            let entry = if entry.has_content() { entry.clone().with_content(&named) } else { entry.clone() };
             entry.write(&mut stream);
         }
         let tree = hasher.id(&stream);
         let (mut frame, mut pack) = (FrameBuilder::default(), PackBuilder::new(key).unwrap());
-        frame.add(evil, EVIL);
+        frame.add(evil, content);
         frame.add(tree, &stream);
         pack.append(frame.finish(&mut Compressor::new().unwrap()).unwrap());
         let (entry, bytes) = pack.finish();
@@ -239,4 +245,21 @@ fn what_is_this_machines_own_is_not_overwritten() {
     assert_eq!(fs::read_to_string(bench.state(".env")).unwrap(), "mine");
     assert!(!bench.state("workspace/auth-profiles.json").exists() && !bench.state("b2-backup/rollback").exists());
     bench.push();
+}
+
+/// Whoever has the key can seal it: its name is not what a restore goes by.
+#[test]
+fn what_is_not_what_it_is_named_for_is_not_restored() {
+    let same_length: Vec<u8> = EVIL.iter().rev().copied().collect();
+    for content in [&same_length[..], b"shorter", &same_length.repeat(2)] {
+        let bench = bench();
+        let snapshot = store_with(&bench, &[file("workspace/file")], content);
+        let state = bench.tree();
+        let refusals = [bench.try_pull(&snapshot).map(|_| ()), bench.try_rollback(&snapshot, &[], false).map(|_| ())];
+        for error in refusals.map(Result::unwrap_err) {
+            assert!(code(&error) == "CORRUPT" && error.to_string().contains("workspace/file"), "{error}");
+        }
+        assert_same(&bench.tree(), &state);
+        assert!(!bench.problems().is_empty());
+    }
 }

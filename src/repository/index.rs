@@ -68,6 +68,12 @@ impl FrameEntry {
         ChunkId(self.chunk_ids.as_chunks().0[number as usize])
     }
 
+    /// The content length of the chunk with this number, which it must have.
+    #[must_use]
+    pub fn chunk_length(&self, number: u32) -> u32 {
+        self.chunk_lengths[number as usize]
+    }
+
     /// Its chunks with their content lengths, in order.
     pub fn chunks(&self) -> impl Iterator<Item = (ChunkId, u32)> + '_ {
         self.chunk_ids().zip(self.chunk_lengths.iter().copied())
@@ -395,7 +401,7 @@ impl Chunks {
         let FirstChunk { number: first, pack, frame } =
             self.frames[self.frames.partition_point(|first| first.number <= number) - 1];
         let (place, chunk) = (&packs[pack as usize].entry.frames[frame as usize], number - first);
-        (place.chunk_id(chunk), Location { pack, frame, chunk, length: place.chunk_lengths[chunk as usize] })
+        (place.chunk_id(chunk), Location { pack, frame, chunk, length: place.chunk_length(chunk) })
     }
 
     fn find(&self, id: ChunkId, packs: &[IndexedPack]) -> Option<Location> {

@@ -19,7 +19,7 @@ use super::id::ChunkId;
 use super::index::Index;
 use super::open::Repository;
 use super::pages;
-use super::read::missing;
+use super::read::{Proof, missing};
 use super::tree::{Entry, Kind};
 use crate::commands::{Exception, Meter, Operation};
 use crate::error::{Code, Error, Result};
@@ -96,7 +96,7 @@ impl Repository {
             }
             Ok(())
         };
-        self.read_sound_chunks(index, wanted, operation, Arc::new(sink), Arc::new(damaged)).await?;
+        self.read_chunks(index, wanted, Proof::Seal, operation, Arc::new(sink), Arc::new(damaged)).await?;
         blocking(move || target.finish(&others)).await
     }
 }
