@@ -33,6 +33,8 @@ import { readTree } from "../__test__/support/tree.mjs";
 import { resticPath, resticVersion } from "./restic.mjs";
 
 const makeState = path.join(projectDir, "benches/make-state.mjs");
+/** What is stored in a bucket, and deleted, before anything is measured. */
+const FIRST = Buffer.from("first");
 const STEPS = ["first push", "nothing changed", "a day of use", "full restore", "one file"];
 /** What is in no snapshot of ours, so that restic need not carry it either. */
 const EXCLUDED = ["b2-backup", "credentials", "media", "*.tmp", "auth-profiles.json"];
@@ -178,7 +180,9 @@ async function oneRun(index, contenders, tools, source, record) {
   const prepared = new Map();
   for (const contender of order) {
     await seaweed.createBucket(contender.bucket);
-    for (const method of ["PUT", "DELETE"]) await s3Request(seaweed, method, `/${contender.bucket}/first`);
+    // With content: an empty object needs no file.
+    for (const method of ["PUT", "DELETE"])
+      await s3Request(seaweed, method, `/${contender.bucket}/first`, { body: FIRST });
     prepared.set(contender, await contender.prepare(place));
   }
   for (const step of STEPS) {

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Barrier};
 
-use common::{Bench, assert_same, code, tree};
+use common::{Bench, assert_same, code, noise, tree};
 use openclaw_b2_backup::Result;
 use openclaw_b2_backup::commands::key::{self, KeyAddOptions, KeyInfo};
 use openclaw_b2_backup::commands::{Operation, PushOptions, PushReport, Trigger, list, prune, push};
@@ -178,6 +178,26 @@ fn a_new_machine_restores_and_goes_on_with_the_recovery_code_or_the_passphrase()
         other = recovery_code(&bench, &bench.target).expose().to_owned();
     }
     assert!(restore(&bench, &with_recovery_code(&bench.other_machine("third"), &Secret::new(other)), "latest").is_ok());
+}
+
+/// The state is read while the first slot is on its way: what nobody could open must not arrive before it.
+#[test]
+fn nothing_is_stored_before_the_key_that_opens_it() {
+    let bench = Bench::default();
+    // More than the first pack holds.
+    for number in 0..3 {
+        bench.write(&format!("workspace/{number}.bin"), noise(3 << 19, number));
+    }
+    let in_the_way = bench.repository().join("keys");
+    fs::create_dir_all(bench.repository()).unwrap();
+    fs::write(&in_the_way, "").unwrap();
+    let error = bench.try_push().unwrap_err();
+    assert!(code(&error) == "IO" && error.to_string().contains("/keys: "), "{error}");
+    for folder in ["packs", "index"] {
+        assert!(!bench.repository().join(folder).exists(), "{folder}");
+    }
+    fs::remove_file(in_the_way).unwrap();
+    assert!(bench.push().snapshot.is_some());
 }
 
 #[test]

@@ -46,6 +46,7 @@ pub struct Repository {
     pub slots: Arc<Vec<(SlotId, Slot)>>,
     /// What the owner should know of the opening, one sentence each.
     pub warnings: Vec<String>,
+    founding: Founding,
 }
 
 /// What to do when there is no repository yet.
@@ -53,8 +54,18 @@ pub struct Repository {
 pub enum IfMissing {
     /// Nothing: it is an empty one.
     ReadAsEmpty,
-    /// Make its key slots. Where there are some, those of configured secrets that have none are made too.
+    /// Make a key for it, whose slots [`Repository::found`] stores. Where there are some, those of configured secrets that have
+    /// none are made.
     Create,
+}
+
+/// What comes before the first object of a new repository.
+#[derive(Debug, Clone, Default)]
+struct Founding {
+    /// Whether to find out if the store lets backups be made.
+    checks_access: bool,
+    /// The key that is to have slots, and the secrets that shall open them.
+    key: Option<(MasterKey, Secrets)>,
 }
 
 /// When to read packs that no index object names.
@@ -99,9 +110,7 @@ impl Repository {
         };
         let mut repository = Self::without_keys(target, cache, operation).await?;
         // Before the first push, so that what is missing is not found out half-way.
-        if if_missing == IfMissing::Create && repository.contents.objects == 0 {
-            repository.store.check_access().await?;
-        }
+        repository.founding.checks_access = if_missing == IfMissing::Create && repository.contents.objects == 0;
         let (slots, opened) = remembered.await?;
         repository.open_keyring(secrets, slots, opened, if_missing, operation).await?;
         Ok(repository)
@@ -115,7 +124,7 @@ impl Repository {
         };
         let contents = Arc::new(Contents::of(&*store).await?);
         let (keyring, slots, warnings) = (Keyring::plain(), Arc::default(), Vec::new());
-        Ok(Self { store, traffic, cache, contents, keyring, slots, warnings })
+        Ok(Self { store, traffic, cache, contents, keyring, slots, warnings, founding: Founding::default() })
     }
 
     /// The repository with every listed slot, and the ids of those that a configured secret opens. Where none does, it has the
@@ -182,7 +191,7 @@ impl Repository {
                 // Without `Create` nothing can be read with the key, and nothing is there to be read.
                 let key = MasterKey::generate()?;
                 if create {
-                    self.make_slots(&key, &secrets).await?;
+                    self.founding.key = Some((key.clone(), secrets));
                 }
                 self.keyring = Keyring::single(key);
             } else {
@@ -219,6 +228,23 @@ impl Repository {
         let sound = slots.iter().filter_map(|(id, slot)| Some((*id, slot.as_ref().ok()?.clone())));
         self.slots = Arc::new(sound.collect());
         Ok(slots)
+    }
+
+    /// Makes a new repository ready to store things in: nothing may be stored before. Others are ready. Apart from opening, so that
+    /// the state can be read meanwhile.
+    ///
+    /// # Errors
+    /// `AUTH` or `CONFIG` when the store does not let backups be made, `CONFIG` when there is no secret to make a slot for, those
+    /// of the store.
+    pub async fn found(&mut self) -> Result<()> {
+        let Founding { checks_access, key } = std::mem::take(&mut self.founding);
+        if checks_access {
+            self.store.check_access().await?;
+        }
+        match key {
+            Some((key, secrets)) => self.make_slots(&key, &secrets).await,
+            None => Ok(()),
+        }
     }
 
     /// Makes the first slots of a master key.
@@ -673,7 +699,10 @@ mod tests {
         let config = json!({
             "endpoint": format!("file://{}", root.display()), "stateDir": "/nowhere", "applicationKey": "key", "encrypt": encrypt,
         });
-        Repository::open(&Target::from_json(&config)?, None, if_missing, &Operation::default()).await
+        let mut opened =
+            Repository::open(&Target::from_json(&config)?, None, if_missing, &Operation::default()).await?;
+        opened.found().await?;
+        Ok(opened)
     }
 
     /// A push with `encrypt` switched on used to put a key slot beside plain snapshots: from then on they could be read

@@ -108,8 +108,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Writer {
-    /// Starts writing into `repository`, whose index is `index`. `adopted` are packs of an interrupted run that no index
-    /// object names yet.
+    /// Starts writing into `repository`, which is founded first, and whose index is `index`. `adopted` are packs of an interrupted
+    /// run that no index object names yet.
     ///
     /// # Errors
     /// `WRONG_KEY` when the configured secrets do not open the key for writing.
@@ -349,6 +349,7 @@ struct Uploader {
 
 impl Uploader {
     async fn run(mut self, mut queue: mpsc::UnboundedReceiver<FullPack>) -> Result<()> {
+        self.repository.found().await?;
         let mut under_way: JoinSet<Result<PackEntry>> = JoinSet::new();
         let mut last_index = Instant::now();
         let mut all_handed_over = false;
