@@ -56,8 +56,8 @@ impl KnownChunks {
 pub enum Proof {
     /// Its name.
     Name,
-    /// The seal of the frame that it is in, for a caller that checks what it makes of the chunks: names take a tenth of the
-    /// time of a restore. In a pack without a seal, its name.
+    /// The seal of the frame that it is in, for a caller that checks what it makes of the chunks: names take 7 % of the
+    /// processor time of a restore. In a pack without a seal, its name.
     Seal,
 }
 
