@@ -10,7 +10,7 @@ import { after, before, beforeEach, test } from "node:test";
 import { startProxy } from "./support/b2-proxy.mjs";
 import { mustFail, mustRun, runCli, writeConfig } from "./support/cli.mjs";
 import { temporaryDirectory } from "./support/processes.mjs";
-import { enableVersions, listVersions } from "./support/s3.mjs";
+import { enableVersions, listVersions, s3Request } from "./support/s3.mjs";
 import { startSeaweed } from "./support/seaweed.mjs";
 import { readTree } from "./support/tree.mjs";
 
@@ -32,6 +32,9 @@ after(async () => {
   await proxy.stop();
   await seaweed.stop();
 });
+
+/** A lifecycle rule that removes what is still needed. */
+const TAKES_APART = { daysFromUploadingToHiding: 30, daysFromHidingToDeleting: 1, fileNamePrefix: "" };
 
 const without = (...names) => all.capabilities.filter((capability) => !names.includes(capability));
 
@@ -171,10 +174,21 @@ test("a key that is restricted to the bucket and the prefix is enough", async ()
 
 test("a lifecycle rule that would take backups apart is refused before the first push", async () => {
   const { options, bucket } = await makeScene();
-  const rule = { daysFromUploadingToHiding: 30, daysFromHidingToDeleting: 1, fileNamePrefix: "" };
-  proxy.settings.lifecycleRules = [rule];
+  proxy.settings.lifecycleRules = [TAKES_APART];
   const { message } = await mustFail("push", options, "CONFIG", { exitCode: 65 });
   assert.match(message, /30 days after their upload/);
+  assert.deepEqual(await listVersions(seaweed, bucket), []);
+});
+
+test("it is refused also where this machine would put back the key slots of a bucket that was emptied", async () => {
+  const { push, options, bucket } = await makeScene();
+  await push("first");
+  for (const { key, versionId } of await listVersions(seaweed, bucket)) {
+    await s3Request(seaweed, "DELETE", `/${bucket}/${key}`, { query: { versionId } });
+  }
+  assert.deepEqual(await listVersions(seaweed, bucket), []);
+  proxy.settings.lifecycleRules = [TAKES_APART];
+  await mustFail("push", options, "CONFIG", { exitCode: 65 });
   assert.deepEqual(await listVersions(seaweed, bucket), []);
 });
 

@@ -81,12 +81,13 @@ export async function enableVersions(server, bucket) {
   if (status !== 200) throw new Error(`cannot turn on versions in the bucket ${bucket}: ${status} ${body}`);
 }
 
-/** Every version of the first thousand as `{ key, isMarker, isLatest }`. */
+/** Every version of the first thousand as `{ key, versionId, isMarker, isLatest }`. */
 export async function listVersions(server, bucket) {
   const { status, body } = await s3Request(server, "GET", `/${bucket}`, { query: { versions: "" } });
   if (status !== 200) throw new Error(`cannot list the versions of the bucket ${bucket}: ${status} ${body}`);
   return [...body.toString().matchAll(/<(Version|DeleteMarker)>(.*?)<\/\1>/gs)].map(([, kind, entry]) => ({
     key: /<Key>(.*?)<\/Key>/s.exec(entry)[1],
+    versionId: /<VersionId>(.*?)<\/VersionId>/s.exec(entry)[1],
     isMarker: kind === "DeleteMarker",
     isLatest: /<IsLatest>true</.test(entry),
   }));

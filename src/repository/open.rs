@@ -186,6 +186,8 @@ impl Repository {
         if self.contents.slots.is_empty() {
             let put_back = create && opened.keys().any(|id| !self.contents.is_removed(*id));
             if put_back {
+                // Slots are stored here already.
+                self.found().await?;
                 self.keyring = self.put_slots_back(&remembered, opened).await?;
             } else if is_empty {
                 // Without `Create` nothing can be read with the key, and nothing is there to be read.
