@@ -13,10 +13,10 @@
 // changes from run to run. Shown are medians. Requests and bytes are counted by a proxy. It would take its share of the cores, so
 // that they are counted in a run of their own, which is not timed; a slower network is made by the proxy, in all runs. The
 // server's own work is part of every figure, but for the 0.2 s that it takes to make files for a bucket's first object: each has
-// had one. restic's `init` is not counted, this product's is. A full restore
-// is one on a new machine: without a cache. One file is restored beside the state, on the machine that made the snapshot. Both
-// are checked against the source afterwards. Nothing is deleted before the end, so that the disk needs room for all runs: for
-// minutes after many files were deleted, ext4 takes up to twice as long to create as many.
+// had one. restic's `init` is not counted, this product's is. A full restore is one on a new machine: without a cache. One file is
+// restored beside the state, on the machine that made the snapshot. Both are checked against the source afterwards. Nothing is
+// deleted before the end, so that the disk needs room for all runs, the counting one too: for minutes after many files were
+// deleted, ext4 takes up to twice as long to create as many.
 // rclone neither encrypts nor keeps more than the last state: it is there to show what plain copying costs.
 
 import assert from "node:assert/strict";
@@ -59,6 +59,9 @@ const { values: options } = parseArgs({
     ...{ "latency-ms": { type: "string", default: "0" }, "upload-rate": { type: "string", default: "0" } },
   },
 });
+
+/** What the proxy makes of the network. */
+const network = { latencyMs: Number(options["latency-ms"]), uploadRate: Number(options["upload-rate"]) };
 
 /** The product, driven through its command line. `place` is `{ stateDir, endpoint, keyId, applicationKey, scratch }`. */
 const ours = {
@@ -175,7 +178,6 @@ async function oneRun({ index, proxied, floor }, contenders, tools, source, reco
   const stateDir = path.join(scratch, "state");
   cpSync(source, stateDir, { recursive: true, preserveTimestamps: true });
   const seaweed = await startSeaweed();
-  const network = { latencyMs: Number(options["latency-ms"]), uploadRate: Number(options["upload-rate"]) };
   const proxy = await startProxy({ serverPort: seaweed.port, ...network });
   const { accessKey: keyId, secretKey: applicationKey } = seaweed;
   const place = { stateDir, endpoint: proxied ? proxy.url : seaweed.endpoint, keyId, applicationKey, scratch };
@@ -284,7 +286,7 @@ async function bench() {
   if (made.code !== 0) throw new Error(made.stderr);
 
   const measured = [];
-  const slower = options["latency-ms"] !== "0" || options["upload-rate"] !== "0";
+  const slower = Object.values(network).some((setting) => setting > 0);
   if (!slower) {
     console.error("counting ...");
     await oneRun({ index: 0, proxied: true, floor: false }, contenders, tools, source, (step, name, counted) => {

@@ -358,6 +358,7 @@ fn open_frames(
         let place = &pack.frames[*frame as usize];
         chunks.iter().map(|chunk| place.chunk_id(*chunk)).collect::<Vec<_>>()
     };
+    let proof = if pack.is_plain() { Proof::Name } else { proof };
     let mut opener = PackOpener::new(pack.id, &pack.header, |header, name| keyring.find_for_pack(header, name))?;
     let mut arriving = Arriving { next_piece, piece: Bytes::new(), at: read.offset };
     let mut sealed = Vec::new();
@@ -376,11 +377,11 @@ fn open_frames(
         let mut contents = Vec::with_capacity(chunks.len());
         for (chunk, id) in chunks.iter().zip(ids_of(wanted)) {
             let content = match proof {
-                Proof::Seal if !pack.is_plain() => {
+                Proof::Name => frame.chunk(*chunk as usize, id),
+                Proof::Seal => {
                     let length = place.chunk_length(*chunk) as usize;
                     frame.content(*chunk as usize).filter(|content| content.len() == length)
                 }
-                _ => frame.chunk(*chunk as usize, id),
             };
             if let Some(content) = content {
                 contents.push((id, content));
