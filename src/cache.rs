@@ -192,16 +192,20 @@ impl Cache {
         files.unwrap_or_default()
     }
 
-    /// Remembers files, and forgets those that are gone.
+    /// Remembers files, by the signature that the content of each had, and forgets those that are gone.
     ///
     /// # Errors
     /// `IO`.
-    pub fn update_files(&self, changed: &[CachedFile], gone: &[String]) -> Result<()> {
+    pub fn update_files<'f>(
+        &self,
+        changed: impl IntoIterator<Item = (&'f [u8], &'f Entry)>,
+        gone: &[String],
+    ) -> Result<()> {
         self.with(|connection| {
             let transaction = connection.transaction()?;
             {
                 let mut insert = transaction.prepare("INSERT OR REPLACE INTO files VALUES (?1, ?2, ?3)")?;
-                for CachedFile { signature, entry } in changed {
+                for (signature, entry) in changed {
                     let mut bytes = Vec::new();
                     entry.write(&mut bytes);
                     insert.execute((&entry.path, signature, protect(&file_context(&entry.path, signature), &bytes)))?;
@@ -322,14 +326,19 @@ mod tests {
         CachedFile { signature: vec![1, 2], entry: Entry::new(path, Kind::File, 0o644, 5) }
     }
 
+    fn remember(cache: &Cache, files: &[CachedFile]) {
+        let files = files.iter().map(|CachedFile { signature, entry }| (&signature[..], entry));
+        cache.update_files(files, &[]).unwrap();
+    }
+
     #[test]
     fn what_was_remembered_is_there_after_reopening() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache.sqlite");
         let cache = Cache::open(&path, "here").unwrap();
         cache.put_objects([("index/a".to_owned(), &b"one"[..]), ("keys/b".to_owned(), &b"two"[..])]).unwrap();
-        cache.update_files(&[file("a"), file("b")], &[]).unwrap();
-        cache.update_files(&[], &["b".into()]).unwrap();
+        remember(&cache, &[file("a"), file("b")]);
+        cache.update_files([], &["b".into()]).unwrap();
         drop(cache);
         let cache = Cache::open(&path, "here").unwrap();
         assert_eq!(cache.object("index/a").unwrap(), b"one");
@@ -357,7 +366,7 @@ mod tests {
         let path = folder.path().join("cache.sqlite");
         let cache = Cache::open(&path, "here").unwrap();
         cache.put_objects([("k".to_owned(), &b"value"[..])]).unwrap();
-        cache.update_files(&[file("a")], &[]).unwrap();
+        remember(&cache, &[file("a")]);
         cache
             .with(|connection| {
                 connection.execute("UPDATE objects SET body = substr(body, 1, 18)", [])?;

@@ -24,7 +24,7 @@ use crate::repository::pages;
 use crate::repository::read::tree_cache_key;
 use crate::repository::restore::sha256_of;
 use crate::repository::seal::MasterKey;
-use crate::repository::tree::{Content, Entry, Kind, ROOT_CHUNKS, Root, join_ids};
+use crate::repository::tree::{Content, Entry, Kind, ROOT_CHUNKS, Root, TreeStream, join_ids};
 use crate::repository::write::{Sink, Writer};
 use crate::state::database;
 use crate::state::places::Places;
@@ -35,6 +35,8 @@ use crate::task::blocking;
 /// A file whose times lie this close to the scan may change again without its times showing it (coarse clocks of file
 /// systems), so that it is read again the next time.
 const RACY: Duration = Duration::from_secs(2);
+/// Chunks of a file tree that the cache is asked for at once, and that are in memory until then.
+const TREE_BATCH: usize = 2048;
 /// How often a file that changes while it is read is read anew.
 const READ_ATTEMPTS: usize = 3;
 /// The coarsest clock by which Linux dates changes ticks a hundred times a second; a change within the tick of the one
@@ -62,9 +64,8 @@ pub(super) struct Captured {
     pub(super) healed: u64,
     /// What could not be read.
     pub(super) exceptions: Vec<Exception>,
-    /// The signature of each file when it was read.
-    pub(super) signatures: HashMap<String, Vec<u8>>,
-    cacheable: Vec<CachedFile>,
+    /// How each file was seen, by path.
+    pub(super) seen: HashMap<String, Seen>,
     gone: Vec<String>,
 }
 
@@ -74,7 +75,12 @@ impl Captured {
     /// # Errors
     /// `IO`.
     pub(super) fn remember(&self, cache: &Cache) -> Result<()> {
-        cache.update_files(&self.cacheable, &self.gone)
+        let reread = self.entries.iter().filter_map(|entry| {
+            let Seen { signature, settled, reread } = self.seen.get(&entry.path)?;
+            // An unsettled one is still worth remembering, under a signature that no file has.
+            reread.then_some((if *settled { &signature[..] } else { &[] }, entry))
+        });
+        cache.update_files(reread, &self.gone)
     }
 }
 
@@ -90,8 +96,14 @@ enum Outcome {
 
 struct Kept {
     entry: Entry,
+    seen: Seen,
+}
+
+/// How a file was seen.
+#[derive(Debug)]
+pub(super) struct Seen {
     /// As it was before its content was read.
-    signature: Vec<u8>,
+    pub(super) signature: Vec<u8>,
     /// Whether it would show by the signature, should the file have changed since.
     settled: bool,
     /// Whether the content was read, or taken over from the cache.
@@ -201,8 +213,8 @@ impl Capture {
                     // Moved: with nothing changed, the chunks of all files are most of what is in memory.
                     match unchanged.then(|| known.remove(&found.path)).flatten() {
                         Some(CachedFile { signature, entry }) => {
-                            let kept = Kept { entry, signature, settled: true, reread: false };
-                            outcomes.push(Outcome::Kept(Box::new(kept)));
+                            let seen = Seen { signature, settled: true, reread: false };
+                            outcomes.push(Outcome::Kept(Box::new(Kept { entry, seen })));
                         }
                         None => to_read.push(found),
                     }
@@ -213,21 +225,16 @@ impl Capture {
         outcomes.extend(self.read_all(to_read, &known)?);
 
         let (mut files, mut bytes, mut changed_files) = (0, 0, 0);
-        let (mut cacheable, mut signatures) = (Vec::new(), HashMap::new());
+        let mut seen_files = HashMap::with_capacity(outcomes.len());
         for outcome in outcomes {
             match outcome {
                 Outcome::Kept(kept) => {
-                    let Kept { entry, signature, settled, reread } = *kept;
+                    let Kept { entry, seen } = *kept;
                     files += 1;
                     bytes += entry.size;
-                    let changed = reread && known.get(&entry.path).is_none_or(|known| known.entry != entry);
+                    let changed = seen.reread && known.get(&entry.path).is_none_or(|known| known.entry != entry);
                     changed_files += u64::from(changed);
-                    if reread {
-                        // An unsettled one is still worth remembering, under a signature that no file has.
-                        let signature = if settled { signature.clone() } else { Vec::new() };
-                        cacheable.push(CachedFile { signature, entry: entry.clone() });
-                    }
-                    signatures.insert(entry.path.clone(), signature);
+                    seen_files.insert(entry.path.clone(), seen);
                     entries.push(entry);
                 }
                 Outcome::Vanished => {}
@@ -260,8 +267,7 @@ impl Capture {
             changed_files,
             healed,
             exceptions,
-            signatures,
-            cacheable,
+            seen: seen_files,
             gone,
         })
     }
@@ -324,15 +330,11 @@ impl Capture {
     /// Stores the tree stream, then the list of its chunks, until the list is short. `all` gets the chunks of each of them.
     fn write_tree(&self, entries: &[Entry], all: &mut Vec<ChunkId>) -> Result<Root> {
         let mut sink = self.writer.sink()?;
-        let mut stream = Vec::new();
-        for entry in entries {
-            entry.write(&mut stream);
-        }
-        let mut chunks = self.write_stream(&stream, &mut sink)?;
+        let mut chunks = self.write_stream(&mut TreeStream::of(entries), &mut sink)?;
         all.extend(&chunks);
         let mut depth = 0;
         while chunks.len() > ROOT_CHUNKS {
-            chunks = self.write_stream(&join_ids(&chunks), &mut sink)?;
+            chunks = self.write_stream(&mut &join_ids(&chunks)[..], &mut sink)?;
             all.extend(&chunks);
             depth += 1;
         }
@@ -340,23 +342,32 @@ impl Capture {
         Ok(Root { depth, chunks })
     }
 
-    fn write_stream(&self, stream: &[u8], sink: &mut Sink) -> Result<Vec<ChunkId>> {
-        let (mut ids, mut ranges, mut at) = (Vec::new(), Vec::new(), 0);
-        self.chunker.split(&mut &*stream, ChunkSizes::TREE, &mut Vec::new(), |chunk| {
-            ids.push(sink.add(chunk)?);
-            ranges.push(at..at + chunk.len());
-            at += chunk.len();
+    fn write_stream(&self, stream: &mut dyn Read, sink: &mut Sink) -> Result<Vec<ChunkId>> {
+        let (mut ids, mut batch) = (Vec::new(), Vec::new());
+        self.chunker.split(stream, ChunkSizes::TREE, &mut Vec::new(), |chunk| {
+            let id = sink.add(chunk)?;
+            ids.push(id);
+            batch.push((id, chunk.to_vec()));
+            if batch.len() == TREE_BATCH {
+                self.remember_tree(&batch);
+                batch.clear();
+            }
             Ok::<_, Error>(())
         })?;
-        let (mut ranges, mut new) = (ranges.into_iter(), Vec::new());
-        self.cache.visit_objects(ids.iter().map(|id| tree_cache_key(*id)), |key, known| {
-            let range = ranges.next();
+        self.remember_tree(&batch);
+        Ok(ids)
+    }
+
+    /// Puts chunks of a file tree into the cache that are not there.
+    fn remember_tree(&self, chunks: &[(ChunkId, Vec<u8>)]) {
+        let (mut contents, mut new) = (chunks.iter().map(|(_, content)| &content[..]), Vec::new());
+        self.cache.visit_objects(chunks.iter().map(|(id, _)| tree_cache_key(*id)), |key, known| {
+            let content = contents.next();
             if known.is_none() {
-                new.extend(range.map(|range| (key.to_owned(), range)));
+                new.extend(content.map(|content| (key.to_owned(), content)));
             }
         });
-        self.cache.attempt(|cache| cache.put_objects(new.into_iter().map(|(key, range)| (key, &stream[range]))));
-        Ok(ids)
+        self.cache.attempt(|cache| cache.put_objects(new));
     }
 }
 
@@ -552,7 +563,8 @@ impl<'j> Reader<'j> {
     fn kept(&self, entry: Entry, signature: Signature) -> Outcome {
         let since_epoch = self.job.scanned_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let settled = signature.latest < since_epoch.saturating_sub(RACY).as_nanos() as i64;
-        Outcome::Kept(Box::new(Kept { entry, signature: signature.bytes, settled, reread: true }))
+        let seen = Seen { signature: signature.bytes, settled, reread: true };
+        Outcome::Kept(Box::new(Kept { entry, seen }))
     }
 }
 

@@ -75,6 +75,11 @@ impl Operation {
         if self.cancel.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
     }
 
+    /// Whether somebody waits for the result: then the whole machine is used.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.threads.is_none()
+    }
+
     /// How many threads read, compress and encrypt at once.
     pub(crate) fn threads(&self) -> usize {
         self.threads.unwrap_or_else(cores).get()

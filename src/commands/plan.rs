@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::RollbackReport;
-use super::capture::Captured;
+use super::capture::{Captured, Seen};
 use crate::error::{Code, Error, Result};
 use crate::repository::restore::{parents, time};
 use crate::repository::tree::{Entry, Kind};
@@ -27,15 +27,15 @@ pub(super) enum Databases {
 
 /// What the safety snapshot holds.
 pub(super) struct Saved {
-    /// The signature of each file when it was read.
-    signatures: HashMap<String, Vec<u8>>,
+    /// How each file was seen, by path.
+    seen: HashMap<String, Seen>,
     paths: HashSet<String>,
 }
 
 impl Saved {
     pub(super) fn of(captured: &mut Captured) -> Self {
         Self {
-            signatures: std::mem::take(&mut captured.signatures),
+            seen: std::mem::take(&mut captured.seen),
             paths: captured.entries.iter().map(|entry| entry.path.clone()).collect(),
         }
     }
@@ -439,8 +439,8 @@ impl Plan {
                 .retryable())
         };
         let is_as_saved = |path: &str| {
-            let Some(signature) = saved.signatures.get(path) else { return true };
-            Signature::of(&places.locate(path)).is_ok_and(|now| now.bytes == *signature)
+            let Some(seen) = saved.seen.get(path) else { return true };
+            Signature::of(&places.locate(path)).is_ok_and(|now| now.bytes == seen.signature)
         };
         if let Some(path) = self.going.keys().chain(self.attributes.keys()).find(|path| !is_as_saved(path)) {
             return changed(path);

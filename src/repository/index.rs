@@ -18,8 +18,8 @@ use crate::error::{Error, Result};
 
 /// The most bytes that an index object may take in memory.
 const MAX_INDEX: usize = 64 << 20;
-/// Chunks after which a writer starts another index object: about 5 MB stored.
-pub const INDEX_TARGET_CHUNKS: usize = 256 << 10;
+/// Chunks after which a writer starts another index object: about 1.3 MB stored. Until then it is in memory several times over.
+pub const INDEX_TARGET_CHUNKS: usize = 64 << 10;
 
 /// The key of an index object.
 #[must_use]
@@ -532,6 +532,19 @@ mod tests {
 
     fn condemned(packs: &[PackEntry]) -> IndexObject {
         IndexObject { condemned: packs.to_vec(), ..IndexObject::default() }
+    }
+
+    #[test]
+    fn packs_are_split_over_objects_that_are_full() {
+        let quarter = vec![(ChunkId([1; 16]), 10); INDEX_TARGET_CHUNKS / 4];
+        let frames = vec![FrameEntry::new(60, 100, &quarter)];
+        let packs: Vec<_> = (0..9).map(|id| PackEntry { frames: frames.clone(), ..pack(id, &[]) }).collect();
+        let (packs_live, packs_condemned) = (packs[..6].to_vec(), packs[6..].to_vec());
+        let objects = IndexObject::split(packs_live, packs_condemned);
+        let counts: Vec<_> = objects.iter().map(|object| (object.live.len(), object.condemned.len())).collect();
+        assert_eq!(counts, [(4, 0), (2, 2), (0, 1)]);
+        let all: Vec<_> = objects.into_iter().flat_map(|object| [object.live, object.condemned]).flatten().collect();
+        assert_eq!(all, packs);
     }
 
     /// Computed by the second implementation in Python that `docs/format.md` describes.

@@ -4,6 +4,8 @@
 //! The list of the stream's chunks is a stream again until it is short enough for the manifest, so that a manifest has
 //! the same size for ten files and for a million.
 
+use std::io::{self, Read};
+
 use minicbor::{Decode, Decoder, Encode};
 
 use super::id::ChunkId;
@@ -219,6 +221,37 @@ pub fn split_ids(bytes: &[u8]) -> impl ExactSizeIterator<Item = ChunkId> + '_ {
     bytes.chunks_exact(16).map(|id| ChunkId(id.try_into().expect("chunks of 16")))
 }
 
+/// The tree stream of entries, of which no more than one is encoded at a time.
+#[derive(Debug)]
+pub struct TreeStream<'e> {
+    entries: std::slice::Iter<'e, Entry>,
+    encoded: Vec<u8>,
+    /// How much of that was read.
+    at: usize,
+}
+
+impl<'e> TreeStream<'e> {
+    /// Of `entries`, which are ordered by path.
+    #[must_use]
+    pub fn of(entries: &'e [Entry]) -> Self {
+        Self { entries: entries.iter(), encoded: Vec::new(), at: 0 }
+    }
+}
+
+impl Read for TreeStream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.encoded.len() {
+            let Some(entry) = self.entries.next() else { return Ok(0) };
+            self.encoded.clear();
+            entry.write(&mut self.encoded);
+            self.at = 0;
+        }
+        let length = (&self.encoded[self.at..]).read(buffer)?;
+        self.at += length;
+        Ok(length)
+    }
+}
+
 /// Reads the entries of a tree stream, in order, each one checked.
 #[derive(Debug)]
 pub struct Entries<'s> {
@@ -293,10 +326,12 @@ mod tests {
             Entry::new("agents/c", Kind::Symlink, 0o777, 0).with_target("../elsewhere"),
             Entry::new("agents/d", Kind::Exception, 0, 0).with_target("permission denied"),
         ];
-        let mut stream = Vec::new();
+        let (mut written, mut stream) = (Vec::new(), Vec::new());
         for entry in &entries {
-            entry.write(&mut stream);
+            entry.write(&mut written);
         }
+        TreeStream::of(&entries).read_to_end(&mut stream).unwrap();
+        assert_eq!(stream, written);
         assert_eq!(Entries::new(&stream).collect::<Result<Vec<_>>>().unwrap(), entries);
     }
 

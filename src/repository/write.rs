@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::id::{ChunkId, PackId};
-use super::index::{FrameEntry, Index, IndexObject, PackEntry};
+use super::index::{FrameEntry, INDEX_TARGET_CHUNKS, Index, IndexObject, PackEntry};
 use super::open::Repository;
 use super::pack::{Compressor, Frame, FrameBuilder, MAX_FRAME, PACK_TARGET, PackBuilder, pack_key};
 use super::seal::{ChunkHasher, MasterKey};
@@ -30,8 +30,8 @@ const FIRST_PACK_TARGET: usize = 4 << 20;
 /// Frames that begin within so many bytes of new chunks are compressed thoroughly: most pushes have no more, and in a large one
 /// a few bytes in a hundred are not worth the time.
 const THOROUGH_BYTES: usize = 2 << 20;
-/// Packs are entered into an index object at least this often, so that other machines find them too should this one
-/// not finish.
+/// Packs are entered into an index object at least this often, and as soon as they fill one: so that other machines find them
+/// too should this one not finish.
 const INDEX_INTERVAL: Duration = Duration::from_mins(2);
 
 /// Takes chunks from several threads and sees to it that each new one reaches the store once.
@@ -49,6 +49,8 @@ pub struct Writer {
     pack: Mutex<Option<(PackBuilder, Place)>>,
     /// Bytes at which a pack is closed; the uploader adapts it to the line.
     pack_target: Arc<AtomicUsize>,
+    /// Whether somebody waits for the snapshot.
+    awaited: bool,
     /// Where full packs go; `None` when chunks are only to be named.
     outlet: Option<Outlet>,
 }
@@ -135,6 +137,7 @@ impl Writer {
             compressed: AtomicUsize::new(0),
             pack: Mutex::new(None),
             pack_target: Arc::clone(&pack_target),
+            awaited: operation.is_awaited(),
             outlet: Some(Outlet {
                 full,
                 places: Arc::clone(&places),
@@ -169,6 +172,7 @@ impl Writer {
             compressed: AtomicUsize::new(0),
             pack: Mutex::default(),
             pack_target: Arc::default(),
+            awaited: false,
             outlet: None,
         }
     }
@@ -220,10 +224,18 @@ impl Writer {
             // Made for the frame: few are worth it, and what it takes is given back.
             Compressor::thorough().and_then(|mut thorough| frame.finish(&mut thorough))
         } else {
-            frame.finish(compressor)
+            compressor.make_haste(self.compression_is_late()).and_then(|()| frame.finish(compressor))
         };
         // With a key: it is not the fault of the file that is being read.
         compressed.and_then(|frame| self.append(frame)).map_err(|error| error.at_key("packs/"))
+    }
+
+    /// Whether somebody waits, and the line for what is compressed: it has turned out to carry the largest packs, and could take
+    /// another one.
+    fn compression_is_late(&self) -> bool {
+        let line_is_quick = self.pack_target.load(Ordering::Relaxed) == PACK_TARGET;
+        let line_is_free = self.outlet.as_ref().is_some_and(|outlet| outlet.places.available_permits() > 0);
+        self.awaited && line_is_quick && line_is_free
     }
 
     fn append(&self, frame: Frame) -> Result<()> {
@@ -360,7 +372,8 @@ impl Uploader {
                 Some(result) = under_way.join_next() => match result.map_err(task::failed).flatten() {
                     Ok(pack) => {
                         self.note(pack);
-                        if last_index.elapsed() >= INDEX_INTERVAL {
+                        let chunks: usize = self.done.iter().map(PackEntry::chunk_count).sum();
+                        if chunks >= INDEX_TARGET_CHUNKS || last_index.elapsed() >= INDEX_INTERVAL {
                             self.write_index().await?;
                             last_index = Instant::now();
                         }
@@ -430,4 +443,29 @@ fn adapt(target: &AtomicUsize, bytes: u64, took: Duration) {
     let fitting = (per_second * UPLOAD_TIME_TARGET.as_secs_f64()) as usize;
     let most = PACK_TARGET.min(4 * target.load(Ordering::Relaxed));
     target.store(fitting.clamp(SMALLEST_PACK_TARGET, most), Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::id::MasterKeyId;
+    use super::*;
+
+    #[tokio::test]
+    async fn compression_is_late_while_somebody_waits_and_a_quick_line_is_free() {
+        let key = MasterKey::from_parts(MasterKeyId([1; 16]), [2; 32]);
+        let writer = |awaited, pack_target, packs| {
+            let outlet = Outlet {
+                full: mpsc::unbounded_channel().0,
+                places: Arc::new(Semaphore::new(PACKS_IN_MEMORY - packs)),
+                buffers: Arc::default(),
+                runtime: tokio::runtime::Handle::current(),
+            };
+            let pack_target = Arc::new(AtomicUsize::new(pack_target));
+            Writer { awaited, pack_target, outlet: Some(outlet), ..Writer::hashing(&key) }
+        };
+        assert!(writer(true, PACK_TARGET, 2).compression_is_late());
+        assert!(!writer(false, PACK_TARGET, 2).compression_is_late(), "nobody waits");
+        assert!(!writer(true, FIRST_PACK_TARGET, 2).compression_is_late(), "the line is not known yet");
+        assert!(!writer(true, PACK_TARGET, 3).compression_is_late(), "the line is what takes time");
+    }
 }
