@@ -467,23 +467,27 @@ test("sizes and durations are rounded in their own unit", () => {
   ]);
 });
 
-/** A service that takes connections and never answers, so that an operation lasts until it is cancelled. */
+/**
+ * A service that takes connections and never answers, so that an operation lasts until it is cancelled: its configuration, and
+ * when the first connection has come.
+ */
 async function silentService(t) {
   const sockets = new Set();
   const server = net.createServer((socket) => sockets.add(socket.on("error", () => {})));
+  const reached = once(server, "connection");
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   t.after(() => (sockets.forEach((socket) => socket.destroy()), server.close()));
   const endpoint = `http://127.0.0.1:${server.address().port}`;
-  return configure({ endpoint, keyId: "id", applicationKey: KEY, bucket: "some-bucket" });
+  return { config: configure({ endpoint, keyId: "id", applicationKey: KEY, bucket: "some-bucket" }), reached };
 }
 
 for (const signal of ["SIGINT", "SIGTERM"]) {
   test(`${signal} cancels`, async (t) => {
-    const config = await silentService(t);
+    const { config, reached } = await silentService(t);
     const args = [cliPath, "verify", "--json", "--config", config, "--state-dir", stateDir];
     const started = start(process.execPath, args);
-    await new Promise((resolve) => setTimeout(resolve, 1500));
+    await Promise.race([reached, started.exited]);
     started.child.kill(signal);
     assert.equal(await started.exited, 1, started.output());
     assert.equal(JSON.parse(started.output()).code, "CANCELLED");

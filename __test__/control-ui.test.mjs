@@ -18,7 +18,7 @@ const { uiHints } = JSON.parse(readFileSync(path.join(projectDir, "openclaw.plug
 const before = { keyId: "0040000000000000000000001", applicationKey: "K004-the-old-secret", bucket: "old-bucket" };
 const wanted = { keyId: "0040000000000000000000002", applicationKey: "K004-the-new-secret", bucket: "new-bucket" };
 
-test("the Control UI shows and saves the settings", { skip: noBrowser, timeout: 10 * 60_000 }, async (t) => {
+test("the Control UI shows and saves the settings", { skip: noBrowser, timeout: 30 * 60_000 }, async (t) => {
   const { keep } = steps(t);
   const root = temporaryDirectory("control-ui");
   const stateDir = path.join(root, "state");
@@ -36,7 +36,7 @@ test("the Control UI shows and saves the settings", { skip: noBrowser, timeout: 
     JSON.parse(readFileSync(path.join(stateDir, "openclaw.json"), "utf8")).plugins.entries[PLUGIN].config;
 
   const page = await browser.newPage();
-  page.setDefaultTimeout(60_000);
+  page.setDefaultTimeout(180_000);
   await page.goto(gateway.page(`/settings/plugins/${PLUGIN}`));
   await page.locator(`a[aria-label="Settings"][href*="${PLUGIN}"]`).click();
 

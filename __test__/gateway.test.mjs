@@ -36,7 +36,7 @@ function write(file, text, mode = 0o644) {
 const sharedDatabase = (directory) => path.join(directory, "state/openclaw.sqlite");
 const PROFILE_ROWS = "select * from config_machine_state where state_key like 'authProfiles.%'";
 
-test("a running gateway is backed up, restored elsewhere and rolled back", { timeout: 15 * 60_000 }, async (t) => {
+test("a running gateway is backed up, restored elsewhere and rolled back", { timeout: 40 * 60_000 }, async (t) => {
   const { step, keep } = steps(t);
   const launch = async (directory) => keep(await startGateway(directory));
 

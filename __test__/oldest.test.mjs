@@ -18,7 +18,7 @@ const root = temporaryDirectory("oldest-test");
 const stateDir = path.join(root, "state");
 const oldest = true;
 
-test("it works with the oldest OpenClaw that it declares", { timeout: 10 * 60_000 }, async (t) => {
+test("it works with the oldest OpenClaw that it declares", { timeout: 30 * 60_000 }, async (t) => {
   const { step, keep } = steps(t);
   const model = keep(await startMockModel());
   const plugin = keep(await packPlugin());

@@ -29,7 +29,7 @@ const NEWER = version.replace(/\d+$/, (patch) => `${Number(patch) + 1}`);
 /** What a person says yes to at a terminal: a source that OpenClaw does not know, and what the plugin may do. */
 const YES = ["--force", "--accept-capabilities"];
 
-test("OpenClaw installs, updates and removes it from a registry", { timeout: 15 * 60_000 }, async (t) => {
+test("OpenClaw installs, updates and removes it from a registry", { timeout: 40 * 60_000 }, async (t) => {
   const { step, keep } = steps(t);
   const seaweed = keep(await startSeaweed());
   await seaweed.createBucket("registry-test");

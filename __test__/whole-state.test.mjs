@@ -56,7 +56,7 @@ async function complaints(directory) {
   );
 }
 
-test("the whole state, and no secret with it", { timeout: 20 * 60_000 }, async (t) => {
+test("the whole state, and no secret with it", { timeout: 40 * 60_000 }, async (t) => {
   const { step, keep } = steps(t);
   const launch = async (directory) => keep(await startGateway(directory));
 

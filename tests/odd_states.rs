@@ -11,8 +11,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use common::{Bench, Node, Tree, assert_same, code, tree};
+use openclaw_b2_backup::commands::rollback::rollback;
+use openclaw_b2_backup::commands::{Operation, RollbackOptions};
 
 const OPENCLAW: &str = "state/openclaw.sqlite";
 
@@ -492,25 +496,22 @@ fn what_is_written_into_a_directory_while_the_rollback_is_prepared_is_not_lost()
         bench.push();
         fs::remove_file(bench.state("workspace/shape")).unwrap();
         bench.write("workspace/shape/file", "in the safety snapshot");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        let written = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let (seen, path) = (std::sync::Arc::clone(&written), bench.state(late));
-        let operation = openclaw_b2_backup::commands::Operation {
-            on_progress: Some(std::sync::Arc::new(move |progress| {
-                if progress.phase == "stage" && !seen.swap(true, std::sync::atomic::Ordering::SeqCst) {
-                    fs::write(&path, "written late").unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        let options =
+            RollbackOptions { snapshot: "latest".into(), paths: Vec::new(), plan_only: false, partial: false };
+        let ended = AtomicBool::new(false);
+        let result = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !bench.state("b2-backup/rollback").exists() {
+                    assert!(!ended.load(Ordering::SeqCst), "nothing was staged");
+                    std::thread::sleep(Duration::from_millis(1));
                 }
-            })),
-            ..Default::default()
-        };
-        let options = openclaw_b2_backup::commands::RollbackOptions {
-            snapshot: "latest".into(),
-            paths: Vec::new(),
-            plan_only: false,
-            partial: false,
-        };
-        let result = bench.run(openclaw_b2_backup::commands::rollback::rollback(&bench.target, options, &operation));
-        assert!(written.load(std::sync::atomic::Ordering::SeqCst), "nothing was staged");
+                fs::write(bench.state(late), "written late").unwrap();
+            });
+            let result = bench.run(rollback(&bench.target, options, &Operation::default()));
+            ended.store(true, Ordering::SeqCst);
+            result
+        });
         let error = result.expect_err("what was written late is lost");
         assert_eq!(code(&error), "STATE_CHANGED", "{error}");
         assert_eq!(fs::read_to_string(bench.state(late)).unwrap(), "written late");

@@ -10,7 +10,7 @@ export async function startBrowser() {
   const { chromium, chromiumLibraries, puppeteer: entry } = ensureTools("browser");
   const { default: puppeteer } = await import(pathToFileURL(entry));
   return puppeteer.launch({
-    ...{ executablePath: chromium, headless: "shell", timeout: 60_000 },
+    ...{ executablePath: chromium, headless: "shell", timeout: 180_000 },
     // It visits only the gateway on loopback; a sandbox is refused to root and in containers.
     ...{ args: ["--no-sandbox"], defaultViewport: { width: 1280, height: 1000 } },
     userDataDir: temporaryDirectory("browser"),

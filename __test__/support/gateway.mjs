@@ -96,7 +96,7 @@ export async function startGateway(stateDir, { env: extra = {}, decide, oldest =
   };
   let client;
   try {
-    await waitFor("the gateway to be ready", ready, 120_000, 200);
+    await waitFor("the gateway to be ready", ready, 200);
     client = await connect(node, port, decide);
   } catch (error) {
     await server.stop("SIGKILL");
@@ -110,14 +110,14 @@ export async function startGateway(stateDir, { env: extra = {}, decide, oldest =
     /** After a restart within the process, which ends every connection. */
     async reconnect() {
       await client.close();
-      await waitFor("the gateway to be ready again", ready, 120_000, 200);
+      await waitFor("the gateway to be ready again", ready, 200);
       client = await connect(node, port, decide);
     },
     /** One turn of an agent, from the message to the end of the run; resolves to its reply. */
     async turn(message, sessionKey = SESSION) {
       const params = { sessionKey, message, idempotencyKey: randomUUID() };
       const { runId } = await client.rpc("chat.send", params);
-      const end = await client.rpc("agent.wait", { runId, timeoutMs: 60_000 });
+      const end = await client.rpc("agent.wait", { runId, timeoutMs: 180_000 });
       if (end.status !== "ok") throw new Error(`the turn ${JSON.stringify(message)} ended with ${JSON.stringify(end)}`);
       return end.terminalReply?.text;
     },
@@ -131,7 +131,7 @@ export async function startGateway(stateDir, { env: extra = {}, decide, oldest =
     /** A clean stop, as by a supervisor, or a kill of the gateway and what it started. */
     async stop(signal = "SIGTERM") {
       if (signal === "SIGTERM") await client.close();
-      await server.stop(signal, 60_000);
+      await server.stop(signal);
       await client.close();
     },
   };

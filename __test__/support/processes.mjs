@@ -7,6 +7,9 @@ import net from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 
+/** How long is waited for what takes seconds: some machines are ten times as slow as others. */
+const PATIENCE_MS = 300_000;
+
 const running = new Set();
 const temporaryDirectories = new Set();
 
@@ -53,7 +56,7 @@ export function start(command, args, { env = process.env, cwd, stdin = "ignore" 
     exited,
     hasExited: false,
     output: () => text,
-    async stop(signal = "SIGTERM", graceMs = 30_000) {
+    async stop(signal = "SIGTERM", graceMs = PATIENCE_MS) {
       if (!started.hasExited) killGroup(child, signal);
       let timer;
       await Promise.race([exited, new Promise((resolve) => (timer = setTimeout(resolve, graceMs)))]);
@@ -71,7 +74,7 @@ export function start(command, args, { env = process.env, cwd, stdin = "ignore" 
  * Runs a command to its end. Resolves to `{ code, stdout, stderr }`, whatever the code is; `code` is null when it was
  * killed, by `timeoutMs` among others.
  */
-export function run(command, args, { env = process.env, cwd, input = "", timeoutMs = 120_000 } = {}) {
+export function run(command, args, { env = process.env, cwd, input = "", timeoutMs = PATIENCE_MS } = {}) {
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, { env, cwd, detached: true, stdio: ["pipe", "pipe", "pipe"] });
     running.add(child);
@@ -97,9 +100,9 @@ export function run(command, args, { env = process.env, cwd, input = "", timeout
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Calls `probe` until it returns something truthy and resolves to that; rejects after `timeoutMs`, saying `what`. */
-export async function waitFor(what, probe, timeoutMs = 30_000, intervalMs = 100) {
-  const deadline = Date.now() + timeoutMs;
+/** Calls `probe` until it returns something truthy and resolves to that; rejects after five minutes, saying `what`. */
+export async function waitFor(what, probe, intervalMs = 100) {
+  const deadline = Date.now() + PATIENCE_MS;
   let lastError;
   for (;;) {
     try {
@@ -110,7 +113,7 @@ export async function waitFor(what, probe, timeoutMs = 30_000, intervalMs = 100)
       lastError = error;
     }
     if (Date.now() > deadline) {
-      throw new Error(`waited ${timeoutMs / 1000} s in vain for ${what}${lastError ? `: ${lastError.message}` : ""}`);
+      throw new Error(`waited ${PATIENCE_MS / 1000} s in vain for ${what}${lastError ? `: ${lastError.message}` : ""}`);
     }
     await sleep(intervalMs);
   }

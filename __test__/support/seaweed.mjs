@@ -54,16 +54,11 @@ export async function startSeaweed() {
     throw Object.assign(new Error(`SeaweedFS ended at once:\n${server.output().slice(-3000)}`), { fatal: true });
   };
   // Its parts come up one after the other: only a stored object shows that all of them are there.
-  await waitFor(
-    "SeaweedFS to create a bucket",
-    async () => (exited(), await createBucket(access, "ready"), true),
-    60_000,
-  );
+  await waitFor("SeaweedFS to create a bucket", async () => (exited(), await createBucket(access, "ready"), true));
   const probe = { body: Buffer.from("ready") };
   await waitFor(
     "SeaweedFS to store an object",
     async () => (exited(), (await s3Request(access, "PUT", "/ready/probe", probe)).status === 200),
-    60_000,
   );
   return {
     ...access,
