@@ -5,7 +5,8 @@
 // parts took is told before the last one, so that the output ends with the verdict of `node --test`.
 
 import { spawn, spawnSync } from "node:child_process";
-import { readFileSync, readdirSync } from "node:fs";
+import { readFileSync, readdirSync, statSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
 
@@ -18,15 +19,20 @@ const PARTS = { tools, lint, rust, addon, javascript };
 /** Runs a command with this terminal's output; resolves to its exit code. */
 async function attempt(command, args, env = {}) {
   console.log(`\n$ ${[command, ...args].join(" ")}`);
-  const child = spawn(command, args, { cwd: projectDir, stdio: "inherit", env: { ...process.env, ...env } });
+  return exitCode(spawn(command, args, { cwd: projectDir, stdio: "inherit", env: { ...process.env, ...env } }));
+}
+
+/** Resolves to the exit code of a process, which ends with this one. */
+function exitCode(child) {
   const end = () => child.kill();
   process.on("exit", end);
   return new Promise((resolve) => {
     child.on("error", (error) => {
-      console.error(error.code === "ENOENT" ? `${command} is missing: install it and try again` : error.message);
+      const isMissing = error.code === "ENOENT";
+      console.error(isMissing ? `${child.spawnfile} is missing: install it and try again` : error.message);
       resolve(127);
     });
-    child.on("exit", (code, signal) => {
+    child.on("close", (code, signal) => {
       process.off("exit", end);
       resolve(code ?? (signal ? 1 : 0));
     });
@@ -36,9 +42,37 @@ async function attempt(command, args, env = {}) {
 /** Runs a command whose failure ends everything, with its exit code. */
 async function run(command, args, env) {
   const code = await attempt(command, args, env);
-  if (code === 0) return;
+  if (code !== 0) fail(code, command, args);
+}
+
+function fail(code, command, args) {
   console.error(`\nnpm test failed at: ${[command, ...args].join(" ")}`);
   process.exit(code);
+}
+
+/**
+ * As `run`, for each of `argLists`, `width` of them at a time. What one prints is shown when it has ended; where one fails,
+ * those beside it still come to their end.
+ */
+async function runSideBySide(width, command, argLists, env) {
+  const waiting = [...argLists];
+  let failed;
+  const lane = async () => {
+    while (waiting.length > 0 && !failed) {
+      const args = waiting.shift();
+      const stdio = ["ignore", "pipe", "pipe"];
+      const child = spawn(command, args, { cwd: projectDir, stdio, env: { ...process.env, ...env } });
+      let output = `\n$ ${[command, ...args].join(" ")}\n`;
+      for (const stream of [child.stdout, child.stderr]) {
+        stream.setEncoding("utf8").on("data", (text) => (output += text));
+      }
+      const code = await exitCode(child);
+      process.stdout.write(output);
+      if (code !== 0) failed ??= { code, args };
+    }
+  };
+  await Promise.all(Array.from({ length: width }, lane));
+  if (failed) fail(failed.code, command, failed.args);
 }
 
 async function tools() {
@@ -95,7 +129,13 @@ async function rust() {
   const proxy = await startProxy({ serverPort: seaweed.port, personality: "b2", keyId, applicationKey });
   // SeaweedFS with the credentials AK and SK, and the same behind what B2 refuses and its b2_authorize_account.
   const env = { OPENCLAW_B2_TEST_S3: seaweed.endpoint, OPENCLAW_B2_TEST_B2: proxy.url };
-  await run("cargo", ["test", "--locked", "--", "--include-ignored"], env);
+  // Test files wait more than they compute, some for a minute: those with the most to do go first, as many as keep the cores busy.
+  const files = readdirSync(path.join(projectDir, "tests")).filter((name) => name.endsWith(".rs"));
+  const size = (name) => statSync(path.join(projectDir, "tests", name)).size;
+  files.sort((one, other) => size(other) - size(one));
+  const targets = [...files.map((name) => ["--test", path.parse(name).name]), ["--lib"], ["--doc"]];
+  const commands = targets.map((target) => ["test", "--locked", ...target, "--", "--include-ignored"]);
+  await runSideBySide(availableParallelism() + 1, "cargo", commands, env);
   await proxy.stop();
   await seaweed.stop();
 }
@@ -107,10 +147,10 @@ async function addon() {
 
 async function javascript() {
   await run(process.execPath, ["scripts/typecheck.mjs"]);
-  // One file at a time: each runs servers of its own, and a gateway wants a core to itself.
+  // Two files at a time: each runs servers of its own, and a gateway that starts wants a core to itself.
   const files = readdirSync(path.join(projectDir, "__test__")).filter((name) => name.endsWith(".test.mjs"));
   const paths = files.sort().map((name) => `__test__/${name}`);
-  await run(process.execPath, ["--test", "--test-reporter=spec", "--test-concurrency=1", ...paths]);
+  await run(process.execPath, ["--test", "--test-reporter=spec", "--test-concurrency=2", ...paths]);
 }
 
 const { values } = parseArgs({ options: { only: { type: "string" } } });

@@ -214,7 +214,7 @@ fn a_bucket_whose_rule_removes_backups_is_refused_before_the_first_push() {
 #[ignore = "needs SeaweedFS: OPENCLAW_B2_TEST_S3, and waits until locks have ended"]
 fn what_is_locked_stays_until_it_may_go() {
     let mut scene = Scene::new(Keeps::Locks);
-    scene.bench.target.object_lock = Some(Duration::from_secs(12));
+    scene.bench.target.object_lock = Some(Duration::from_secs(20));
     let first = scene.push("first");
     let last = scene.push("last");
     let versions = scene.versions();
@@ -256,7 +256,7 @@ fn what_is_locked_stays_until_it_may_go() {
 #[ignore = "needs SeaweedFS: OPENCLAW_B2_TEST_S3, and waits until locks are half over"]
 fn what_the_newest_snapshot_needs_is_locked_again_in_time() {
     let mut scene = Scene::new(Keeps::Locks);
-    let lock = Duration::from_secs(6);
+    let lock = Duration::from_secs(10);
     scene.bench.target.object_lock = Some(lock);
     let snapshot = scene.push("unchanging");
     let store = scene.store().store;
