@@ -25,6 +25,8 @@ use crate::task::{blocking, in_parallel};
 pub(super) const MAX_SLOT: u64 = 64 << 10;
 /// The largest index object that is read.
 const MAX_INDEX_OBJECT: u64 = 64 << 20;
+/// Key slots asked for at once.
+const PARALLEL_SLOTS: usize = 8;
 /// Index objects asked for at once. All of them are in memory together anyway.
 const PARALLEL_INDEX_OBJECTS: usize = 4;
 /// How often an index that changes under the reader is listed again before giving up.
@@ -219,14 +221,27 @@ impl Repository {
     /// # Errors
     /// Those of the store, but for slots that are damaged or gone.
     pub async fn read_slots(&mut self) -> Result<Vec<(SlotId, Result<Slot>)>> {
-        let mut slots = Vec::new();
-        for (id, object) in &self.contents.slots {
-            let slot = self.get_checked(&slot_key(*id), object.size, MAX_SLOT, |bytes| Slot::parse(bytes, *id)).await;
-            match slot {
-                Err(error) if !matches!(error.code(), Code::NotFound | Code::Corrupt) => return Err(error),
-                slot => slots.push((*id, slot)),
+        let mut slots = Vec::with_capacity(self.contents.slots.len());
+        let read = |number: usize| {
+            let repository = self.clone();
+            async move {
+                let (id, object) = &repository.contents.slots[number];
+                let parse = |bytes: &[u8]| Slot::parse(bytes, *id);
+                (number, *id, repository.get_checked(&slot_key(*id), object.size, MAX_SLOT, parse).await)
             }
-        }
+        };
+        let reads = (0..self.contents.slots.len()).map(read);
+        // That it was cancelled, the store says by itself.
+        in_parallel(PARALLEL_SLOTS, reads, &Operation::default(), |(number, id, slot)| match slot {
+            Err(error) if !matches!(error.code(), Code::NotFound | Code::Corrupt) => Err(error),
+            slot => {
+                slots.push((number, id, slot));
+                Ok(())
+            }
+        })
+        .await?;
+        slots.sort_by_key(|(number, ..)| *number);
+        let slots: Vec<_> = slots.into_iter().map(|(_, id, slot)| (id, slot)).collect();
         let sound = slots.iter().filter_map(|(id, slot)| Some((*id, slot.as_ref().ok()?.clone())));
         self.slots = Arc::new(sound.collect());
         Ok(slots)

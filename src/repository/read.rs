@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, Bytes};
+use tokio::sync::Semaphore;
 
 use super::id::ChunkId;
 use super::index::Index;
@@ -22,8 +23,10 @@ use crate::task::{blocking, in_parallel};
 /// Frames with fewer unwanted bytes between them are read in one request: what another request costs in time is worth
 /// more bytes than this on all but the slowest lines.
 const MAX_GAP: u64 = 512 << 10;
-/// Requests under way at once. Each holds a frame and some pieces of the next ones in memory.
+/// Packs read at once. Each holds a frame and some pieces of the next one in memory.
 const PARALLEL_READS: usize = 3;
+/// Requests under way beyond those: the first bytes of a pack are there when its turn comes, whatever the line's latency is.
+const READS_AHEAD: usize = 3;
 /// So many frames are kept whole while the lists of a file tree are read: what a list names mostly lies beside it, and asking for
 /// the same bytes again would take the line's latency for each list.
 const KEPT_FRAMES: usize = 4;
@@ -138,12 +141,18 @@ impl Repository {
         S: Fn(&[(ChunkId, &[u8])]) -> Result<()> + Send + Sync + 'static,
         D: Fn(&[ChunkId], Error) -> Result<()> + Send + Sync + 'static,
     {
+        let turns = Arc::new(Semaphore::new(PARALLEL_READS));
         let read = |read| {
-            let (repository, index) = (self.clone(), Arc::clone(index));
+            let (repository, index, turns) = (self.clone(), Arc::clone(index), Arc::clone(&turns));
             let (sink, damaged) = (Arc::clone(&sink), Arc::clone(&damaged));
-            async move { repository.read(&index, read, proof, sink, damaged).await }
+            async move { repository.read(&index, read, proof, &turns, sink, damaged).await }
         };
-        in_parallel(PARALLEL_READS, plan(index, wanted)?.into_iter().map(read), operation, |result| result).await
+        let reads = plan(index, wanted)?.into_iter().map(read);
+        let ended = in_parallel(PARALLEL_READS + READS_AHEAD, reads, operation, |result| result).await;
+        // Where one has failed, others may still be opening a frame: from here on nothing calls `sink`.
+        let all = turns.acquire_many(PARALLEL_READS as u32).await;
+        drop(all.expect("it is never closed"));
+        ended
     }
 
     async fn read<S, D>(
@@ -151,6 +160,7 @@ impl Repository {
         index: &Arc<Index>,
         read: Read,
         proof: Proof,
+        turns: &Arc<Semaphore>,
         sink: Arc<S>,
         damaged: Arc<D>,
     ) -> Result<()>
@@ -171,7 +181,13 @@ impl Repository {
             // Until something has come, no thread waits for it.
             let mut first = arriving.recv().await;
             let next = move || first.take().or_else(|| arriving.blocking_recv());
-            blocking(move || open_frames(&keyring, &index, &read, proof, next, &*sink, &*losing)).await
+            let turn = Arc::clone(turns).acquire_owned().await.expect("it is never closed");
+            let open = move || {
+                // It ends with the thread's work, not with who waits for that.
+                let _turn = turn;
+                open_frames(&keyring, &index, &read, proof, next, &*sink, &*losing)
+            };
+            blocking(open).await
         };
         let (arrived, without) = tokio::join!(receiving, opening);
         // If opening ended first, what was to arrive was cancelled, and is not the reason.

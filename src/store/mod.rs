@@ -107,7 +107,7 @@ pub struct Hidden {
 /// Bytes that a store without a stream of its own reads at once.
 const PIECE: u64 = 256 << 10;
 /// Pieces that may wait to be taken.
-const WAITING_PIECES: usize = 4;
+const WAITING_PIECES: usize = 1;
 
 fn ends_before_range(key: &str, offset: u64, length: u64) -> Error {
     Error::corrupt(key, format!("it ends before the {length} bytes at {offset} do"))
