@@ -486,6 +486,20 @@ fn a_directory_with_a_database_in_it_gives_way_and_nothing_is_set_aside() {
 }
 
 /// Staging can take minutes. What came into a directory meanwhile, which is to give way, is in no snapshot.
+/// A frame has at most 65,536 chunks.
+#[test]
+#[ignore = "slow: it makes 66,000 files"]
+fn more_small_files_than_a_frame_may_have_chunks_come_back() {
+    let bench = Bench::default();
+    for number in 0..66_000 {
+        bench.write(&format!("workspace/{}/{number}", number % 100), format!("{number}"));
+    }
+    let report = bench.push();
+    assert_same(&tree(&bench.pull(&report.snapshot.unwrap())), &bench.tree());
+    assert_eq!(bench.push().snapshot, None);
+    assert_eq!(bench.problems(), Vec::<String>::new());
+}
+
 #[test]
 fn what_is_written_into_a_directory_while_the_rollback_is_prepared_is_not_lost() {
     for late in ["workspace/shape/file", "workspace/shape/late"] {
