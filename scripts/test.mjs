@@ -56,18 +56,24 @@ function fail(code, command, args) {
  */
 async function runSideBySide(width, command, argLists, env) {
   const waiting = [...argLists];
+  const running = new Set();
   let failed;
   const lane = async () => {
     while (waiting.length > 0 && !failed) {
       const args = waiting.shift();
       const stdio = ["ignore", "pipe", "pipe"];
       const child = spawn(command, args, { cwd: projectDir, stdio, env: { ...process.env, ...env } });
-      let output = `\n$ ${[command, ...args].join(" ")}\n`;
+      const line = [command, ...args].join(" ");
+      running.add(line);
+      let output = `\n$ ${line}\n`;
       for (const stream of [child.stdout, child.stderr]) {
         stream.setEncoding("utf8").on("data", (text) => (output += text));
       }
       const code = await exitCode(child);
+      running.delete(line);
       process.stdout.write(output);
+      // One that hangs has said nothing yet.
+      if (running.size > 0) console.log(`still running: ${[...running].join(", ")}`);
       if (code !== 0) failed ??= { code, args };
     }
   };

@@ -327,13 +327,18 @@ async fn a_stream_goes_on_where_it_broke_off() {
     let server = Server::playing([Act::Reset, Act::Cut, busy, Act::Reset, rest]).await;
     let opened = server.persistently().await;
     let (pieces, mut arriving) = Pieces::new();
-    opened.store.stream_range("x", 5, 10, &pieces).await.unwrap();
-    assert_eq!(pieces.sent(), 10);
-    drop(pieces);
+    let receiving = async {
+        opened.store.stream_range("x", 5, 10, &pieces).await.unwrap();
+        assert_eq!(pieces.sent(), 10);
+        drop(pieces);
+    };
     let mut whole = Vec::new();
-    while let Some(piece) = arriving.recv().await {
-        whole.extend_from_slice(&piece);
-    }
+    let taking = async {
+        while let Some(piece) = arriving.recv().await {
+            whole.extend_from_slice(&piece);
+        }
+    };
+    tokio::join!(receiving, taking);
     assert_eq!(whole, b"fourty-two");
     let ranges: Vec<_> = server.seen().iter().map(|seen| seen.header("range").unwrap().to_owned()).collect();
     assert!(ranges.starts_with(&["bytes=5-14".into(), "bytes=5-14".into()]), "{ranges:?}");
