@@ -119,22 +119,30 @@ export async function waitFor(what, probe, intervalMs = 100) {
   }
 }
 
-/** `count` different loopback ports that were free a moment ago. */
+/**
+ * The ports that this process chooses from: another test file, which runs at the same time, must not get one that is free only
+ * because what it is meant for has not come to listen yet. They lie below those that a system gives to outgoing connections.
+ */
+const PORTS = { first: 10_000 + (process.pid % 220) * 100, count: 100 };
+let portsGiven = 0;
+
+/** `count` different loopback ports that nobody listens on, and that no other test gets meanwhile. */
 export async function freePorts(count) {
-  const servers = await Promise.all(
-    Array.from(
-      { length: count },
-      () =>
-        new Promise((resolve, reject) => {
-          const server = net.createServer();
-          server.on("error", reject);
-          server.listen(0, "127.0.0.1", () => resolve(server));
-        }),
-    ),
-  );
-  const ports = servers.map((server) => server.address().port);
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
+  const ports = [];
+  for (let tried = 0; ports.length < count; tried++) {
+    if (tried === PORTS.count) throw new Error(`no ${count} ports are free from ${PORTS.first} on`);
+    const port = PORTS.first + (portsGiven++ % PORTS.count);
+    if (await isFree(port)) ports.push(port);
+  }
   return ports;
+}
+
+function isFree(port) {
+  return new Promise((resolve, reject) => {
+    const server = net.createServer();
+    server.on("error", (error) => (error.code === "EADDRINUSE" ? resolve(false) : reject(error)));
+    server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
+  });
 }
 
 /** A new directory that is removed when this process ends (kept with OPENCLAW_B2_KEEP_TMP=1, to look into a failure). */
