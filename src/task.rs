@@ -57,3 +57,27 @@ where
         }
     }
 }
+
+/// What `jobs` give, in their order; at most `limit` of them run at once.
+///
+/// # Errors
+/// `CANCELLED`.
+pub(crate) async fn all_in_parallel<T, J>(
+    limit: usize,
+    jobs: impl IntoIterator<Item = J>,
+    operation: &Operation,
+) -> Result<Vec<T>>
+where
+    T: Send + 'static,
+    J: Future<Output = T> + Send + 'static,
+{
+    let numbered = jobs.into_iter().enumerate().map(|(number, job)| async move { (number, job.await) });
+    let mut results = Vec::new();
+    let collect = |result| {
+        results.push(result);
+        Ok(())
+    };
+    in_parallel(limit, numbered, operation, collect).await?;
+    results.sort_unstable_by_key(|(number, _)| *number);
+    Ok(results.into_iter().map(|(_, result)| result).collect())
+}

@@ -15,7 +15,7 @@ use crate::repository::legacy::manifest::Manifest;
 use crate::repository::manifest::Summary;
 use crate::repository::open::{IfMissing, Repository};
 use crate::repository::selector::{Candidate, Selector};
-use crate::task::in_parallel;
+use crate::task::all_in_parallel;
 
 /// Manifests asked for at once.
 const PARALLEL_MANIFESTS: usize = 8;
@@ -96,23 +96,16 @@ pub(super) struct Summaries {
 /// # Errors
 /// Those of the store, `CANCELLED`.
 pub(super) async fn summaries(repository: &Repository, operation: &Operation) -> Result<Summaries> {
-    let read = |(number, (id, _)): (usize, &(SnapshotId, _))| {
+    let read = |(id, _): &(SnapshotId, _)| {
         let (repository, id) = (repository.clone(), id.clone());
         async move {
             let summary = repository.summary(&id).await;
-            (number, id, summary)
+            (id, summary)
         }
     };
-    let manifests = repository.contents.snapshots.iter().enumerate().map(read);
-    let mut results = Vec::with_capacity(manifests.len());
-    in_parallel(PARALLEL_MANIFESTS, manifests, operation, |result| {
-        results.push(result);
-        Ok(())
-    })
-    .await?;
-    results.sort_by_key(|(number, ..)| *number);
+    let manifests = repository.contents.snapshots.iter().map(read);
     let mut summaries = Summaries::default();
-    for (_, id, result) in results {
+    for (id, result) in all_in_parallel(PARALLEL_MANIFESTS, manifests, operation).await? {
         match result {
             Ok(summary) => summaries.readable.push((id, summary)),
             Err(error) if matches!(error.code(), Code::Corrupt | Code::WrongKey) => {

@@ -18,8 +18,8 @@ use crate::cache::Cache;
 use crate::commands::Operation;
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
-use crate::store::{self, SharedStore, StoreStats, Traffic};
-use crate::task::{blocking, in_parallel};
+use crate::store::{self, ObjectMeta, SharedStore, StoreStats, Traffic};
+use crate::task::{all_in_parallel, blocking};
 
 /// The largest key slot that is read.
 pub(super) const MAX_SLOT: u64 = 64 << 10;
@@ -221,27 +221,22 @@ impl Repository {
     /// # Errors
     /// Those of the store, but for slots that are damaged or gone.
     pub async fn read_slots(&mut self) -> Result<Vec<(SlotId, Result<Slot>)>> {
-        let mut slots = Vec::with_capacity(self.contents.slots.len());
-        let read = |number: usize| {
-            let repository = self.clone();
+        let read = |(id, object): &(SlotId, ObjectMeta)| {
+            let (repository, id, size) = (self.clone(), *id, object.size);
             async move {
-                let (id, object) = &repository.contents.slots[number];
-                let parse = |bytes: &[u8]| Slot::parse(bytes, *id);
-                (number, *id, repository.get_checked(&slot_key(*id), object.size, MAX_SLOT, parse).await)
+                let parse = |bytes: &[u8]| Slot::parse(bytes, id);
+                (id, repository.get_checked(&slot_key(id), size, MAX_SLOT, parse).await)
             }
         };
-        let reads = (0..self.contents.slots.len()).map(read);
         // That it was cancelled, the store says by itself.
-        in_parallel(PARALLEL_SLOTS, reads, &Operation::default(), |(number, id, slot)| match slot {
-            Err(error) if !matches!(error.code(), Code::NotFound | Code::Corrupt) => Err(error),
-            slot => {
-                slots.push((number, id, slot));
-                Ok(())
+        let read = all_in_parallel(PARALLEL_SLOTS, self.contents.slots.iter().map(read), &Operation::default()).await?;
+        let mut slots = Vec::with_capacity(read.len());
+        for (id, slot) in read {
+            match slot {
+                Err(error) if !matches!(error.code(), Code::NotFound | Code::Corrupt) => return Err(error),
+                slot => slots.push((id, slot)),
             }
-        })
-        .await?;
-        slots.sort_by_key(|(number, ..)| *number);
-        let slots: Vec<_> = slots.into_iter().map(|(_, id, slot)| (id, slot)).collect();
+        }
         let sound = slots.iter().filter_map(|(id, slot)| Some((*id, slot.as_ref().ok()?.clone())));
         self.slots = Arc::new(sound.collect());
         Ok(slots)
@@ -570,19 +565,9 @@ impl Repository {
             let repository = self.clone();
             async move { (id, repository.index_object(id).await) }
         };
-        let mut results = Vec::with_capacity(self.contents.indexes.len());
+        let reads = self.contents.indexes.keys().copied().map(read);
         // That it was cancelled, the store says by itself.
-        in_parallel(
-            PARALLEL_INDEX_OBJECTS,
-            self.contents.indexes.keys().copied().map(read),
-            &Operation::default(),
-            |result| {
-                results.push(result);
-                Ok(())
-            },
-        )
-        .await?;
-        results.sort_by_key(|(id, _)| *id);
+        let results = all_in_parallel(PARALLEL_INDEX_OBJECTS, reads, &Operation::default()).await?;
         let (mut objects, mut unreadable, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
         for (id, result) in results {
             match result {
