@@ -438,8 +438,60 @@ pub fn tree_cache_key(id: ChunkId) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
     use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::super::index::IndexObject;
+    use super::super::open::IfMissing;
+    use super::super::pack::{Compressor, FrameBuilder, PackBuilder};
+    use super::super::seal::MasterKey;
+    use super::*;
+    use crate::config::Target;
+
+    /// Else a caller that cleans up after an error would do so while files are still written.
+    #[tokio::test]
+    async fn after_an_error_nothing_is_read_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = json!({
+            "endpoint": format!("file://{}", folder.path().display()), "stateDir": "/nowhere", "encrypt": false,
+        });
+        let (target, operation) = (Target::from_json(&config).unwrap(), Operation::default());
+        let repository = Repository::open(&target, None, IfMissing::ReadAsEmpty, &operation).await.unwrap();
+        let key = MasterKey::plain();
+        let (mut ids, mut packs) = (Vec::new(), Vec::new());
+        for content in ["one", "two"] {
+            ids.push(key.chunk_hasher().id(content.as_bytes()));
+            let mut frame = FrameBuilder::default();
+            frame.add(ids[ids.len() - 1], content.as_bytes());
+            let mut pack = PackBuilder::new(&key).unwrap();
+            pack.append(frame.finish(&mut Compressor::new().unwrap()).unwrap());
+            let (entry, bytes) = pack.finish();
+            repository.store.put(&pack_key(entry.id), bytes.into()).await.unwrap();
+            packs.push(entry);
+        }
+        let objects = vec![IndexObject { live: packs, ..IndexObject::default() }];
+        let index = Arc::new(Index::new(objects, |_| true));
+        let (slow, ended, (begun, waiting)) = (ids[1], Arc::new(AtomicBool::new(false)), mpsc::channel());
+        let (waiting, ending) = (Mutex::new(waiting), Arc::clone(&ended));
+        let sink = move |chunks: &[(ChunkId, &[u8])]| {
+            if chunks[0].0 == slow {
+                begun.send(()).unwrap();
+                std::thread::sleep(Duration::from_millis(200));
+                ending.store(true, Ordering::SeqCst);
+                return Ok(());
+            }
+            waiting.lock().unwrap().recv_timeout(Duration::from_mins(1)).expect("both are read at once");
+            Err(Error::new(Code::Io, "no room"))
+        };
+        let damaged = |_: &[ChunkId], error| Err(error);
+        let read = repository.read_chunks(&index, ids, Proof::Name, &operation, Arc::new(sink), Arc::new(damaged));
+        assert_eq!(read.await.unwrap_err().code(), Code::Io);
+        assert!(ended.load(Ordering::SeqCst), "the other one is still at it");
+    }
 
     proptest! {
         #[test]
