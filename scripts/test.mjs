@@ -11,28 +11,27 @@ import path from "node:path";
 import { parseArgs } from "node:util";
 
 import { startProxy } from "../__test__/support/b2-proxy.mjs";
+import { run as runQuietly } from "../__test__/support/processes.mjs";
 import { startSeaweed } from "../__test__/support/seaweed.mjs";
 import { ToolError, ensureTools, projectDir } from "../__test__/support/tools.mjs";
+
+/** No file of Rust tests takes a tenth of this. */
+const LIMIT_MS = 60 * 60_000;
 
 const PARTS = { tools, lint, rust, addon, javascript };
 
 /** Runs a command with this terminal's output; resolves to its exit code. */
 async function attempt(command, args, env = {}) {
   console.log(`\n$ ${[command, ...args].join(" ")}`);
-  return exitCode(spawn(command, args, { cwd: projectDir, stdio: "inherit", env: { ...process.env, ...env } }));
-}
-
-/** Resolves to the exit code of a process, which ends with this one. */
-function exitCode(child) {
+  const child = spawn(command, args, { cwd: projectDir, stdio: "inherit", env: { ...process.env, ...env } });
   const end = () => child.kill();
   process.on("exit", end);
   return new Promise((resolve) => {
     child.on("error", (error) => {
-      const isMissing = error.code === "ENOENT";
-      console.error(isMissing ? `${child.spawnfile} is missing: install it and try again` : error.message);
+      console.error(error.code === "ENOENT" ? `${command} is missing: install it and try again` : error.message);
       resolve(127);
     });
-    child.on("close", (code, signal) => {
+    child.on("exit", (code, signal) => {
       process.off("exit", end);
       resolve(code ?? (signal ? 1 : 0));
     });
@@ -42,11 +41,11 @@ function exitCode(child) {
 /** Runs a command whose failure ends everything, with its exit code. */
 async function run(command, args, env) {
   const code = await attempt(command, args, env);
-  if (code !== 0) fail(code, command, args);
+  if (code !== 0) fail(code, [command, ...args].join(" "));
 }
 
-function fail(code, command, args) {
-  console.error(`\nnpm test failed at: ${[command, ...args].join(" ")}`);
+function fail(code, line) {
+  console.error(`\nnpm test failed at: ${line}`);
   process.exit(code);
 }
 
@@ -61,24 +60,19 @@ async function runSideBySide(width, command, argLists, env) {
   const lane = async () => {
     while (waiting.length > 0 && !failed) {
       const args = waiting.shift();
-      const stdio = ["ignore", "pipe", "pipe"];
-      const child = spawn(command, args, { cwd: projectDir, stdio, env: { ...process.env, ...env } });
       const line = [command, ...args].join(" ");
       running.add(line);
-      let output = `\n$ ${line}\n`;
-      for (const stream of [child.stdout, child.stderr]) {
-        stream.setEncoding("utf8").on("data", (text) => (output += text));
-      }
-      const code = await exitCode(child);
+      const options = { cwd: projectDir, env: { ...process.env, ...env }, timeoutMs: LIMIT_MS };
+      const { code, stdout, stderr } = await runQuietly(command, args, options);
       running.delete(line);
-      process.stdout.write(output);
+      console.log(`\n$ ${line}\n${stderr}${stdout}`);
       // One that hangs has said nothing yet.
       if (running.size > 0) console.log(`still running: ${[...running].join(", ")}`);
-      if (code !== 0) failed ??= { code, args };
+      if (code !== 0) failed ??= { code: code ?? 1, line };
     }
   };
   await Promise.all(Array.from({ length: width }, lane));
-  if (failed) fail(failed.code, command, failed.args);
+  if (failed) fail(failed.code, failed.line);
 }
 
 async function tools() {
