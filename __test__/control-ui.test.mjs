@@ -10,7 +10,7 @@ import { startBrowser } from "./support/browser.mjs";
 import { createState, startGateway } from "./support/gateway.mjs";
 import { startMockModel } from "./support/mock-model.mjs";
 import { PLUGIN, configurePlugin, installPlugin, packPlugin } from "./support/plugin.mjs";
-import { temporaryDirectory, waitFor } from "./support/processes.mjs";
+import { PATIENCE_MS, temporaryDirectory, waitFor } from "./support/processes.mjs";
 import { steps } from "./support/steps.mjs";
 import { noBrowser, projectDir } from "./support/tools.mjs";
 
@@ -36,7 +36,7 @@ test("the Control UI shows and saves the settings", { skip: noBrowser, timeout: 
     JSON.parse(readFileSync(path.join(stateDir, "openclaw.json"), "utf8")).plugins.entries[PLUGIN].config;
 
   const page = await browser.newPage();
-  page.setDefaultTimeout(180_000);
+  page.setDefaultTimeout(PATIENCE_MS);
   await page.goto(gateway.page(`/settings/plugins/${PLUGIN}`));
   await page.locator(`a[aria-label="Settings"][href*="${PLUGIN}"]`).click();
 

@@ -485,7 +485,6 @@ fn a_directory_with_a_database_in_it_gives_way_and_nothing_is_set_aside() {
     assert_eq!(value(&path, "SELECT x FROM notes"), "row");
 }
 
-/// Staging can take minutes. What came into a directory meanwhile, which is to give way, is in no snapshot.
 /// A frame has at most 65,536 chunks.
 #[test]
 #[ignore = "slow: it makes 66,000 files"]
@@ -500,6 +499,7 @@ fn more_small_files_than_a_frame_may_have_chunks_come_back() {
     assert_eq!(bench.problems(), Vec::<String>::new());
 }
 
+/// Staging can take minutes. What came into a directory meanwhile, which is to give way, is in no snapshot.
 #[test]
 fn what_is_written_into_a_directory_while_the_rollback_is_prepared_is_not_lost() {
     for late in ["workspace/shape/file", "workspace/shape/late"] {

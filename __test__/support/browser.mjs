@@ -2,7 +2,7 @@
 
 import { pathToFileURL } from "node:url";
 
-import { temporaryDirectory } from "./processes.mjs";
+import { PATIENCE_MS, temporaryDirectory } from "./processes.mjs";
 import { ensureTools } from "./tools.mjs";
 
 /** Starts a browser with a profile of its own; resolves to puppeteer's `Browser`. */
@@ -10,7 +10,7 @@ export async function startBrowser() {
   const { chromium, chromiumLibraries, puppeteer: entry } = ensureTools("browser");
   const { default: puppeteer } = await import(pathToFileURL(entry));
   return puppeteer.launch({
-    ...{ executablePath: chromium, headless: "shell", timeout: 180_000 },
+    ...{ executablePath: chromium, headless: "shell", timeout: PATIENCE_MS },
     // It visits only the gateway on loopback; a sandbox is refused to root and in containers.
     ...{ args: ["--no-sandbox"], defaultViewport: { width: 1280, height: 1000 } },
     userDataDir: temporaryDirectory("browser"),

@@ -21,7 +21,7 @@ export function writeConfig(file, config) {
  * Runs one verb, of one word or two, with `--json`. Resolves to `{ code, report, stdout, stderr, ms }`, `report` being the JSON object, or null
  * when standard output is none.
  */
-export async function runCli(verb, { config, stateDir, args = [], timeoutMs = 300_000, env = {}, input }) {
+export async function runCli(verb, { config, stateDir, args = [], env = {}, input }) {
   if (!existsSync(cliPath)) throw new Error(`${cliPath} does not exist`);
   // Credentials in the developer's environment must not stand in for those that a test leaves out.
   const inherited = Object.entries(process.env).filter(
@@ -31,7 +31,6 @@ export async function runCli(verb, { config, stateDir, args = [], timeoutMs = 30
   const started = Date.now();
   const result = await run(process.execPath, [cliPath, ...verb.split(" "), ...common, ...args], {
     env: { ...Object.fromEntries(inherited), ...env },
-    timeoutMs,
     input,
   });
   let report = null;

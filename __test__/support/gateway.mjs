@@ -7,7 +7,7 @@ import path from "node:path";
 import readline from "node:readline";
 import { fileURLToPath } from "node:url";
 
-import { freePorts, run, start, temporaryDirectory, waitFor } from "./processes.mjs";
+import { PATIENCE_MS, freePorts, run, start, temporaryDirectory, waitFor } from "./processes.mjs";
 import { ensureTools } from "./tools.mjs";
 
 const TOKEN = "token-of-the-test-gateway";
@@ -117,7 +117,7 @@ export async function startGateway(stateDir, { env: extra = {}, decide, oldest =
     async turn(message, sessionKey = SESSION) {
       const params = { sessionKey, message, idempotencyKey: randomUUID() };
       const { runId } = await client.rpc("chat.send", params);
-      const end = await client.rpc("agent.wait", { runId, timeoutMs: 180_000 });
+      const end = await client.rpc("agent.wait", { runId, timeoutMs: PATIENCE_MS });
       if (end.status !== "ok") throw new Error(`the turn ${JSON.stringify(message)} ended with ${JSON.stringify(end)}`);
       return end.terminalReply?.text;
     },

@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 
 /** How long is waited for what takes seconds: some machines are ten times as slow as others. */
-const PATIENCE_MS = 300_000;
+export const PATIENCE_MS = 300_000;
 
 const running = new Set();
 const temporaryDirectories = new Set();
