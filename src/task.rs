@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 
 use tokio::task::{JoinError, JoinSet};
+use tokio_util::task::TaskTracker;
 
 use crate::commands::Operation;
 use crate::error::{Code, Error, Result};
@@ -13,8 +14,28 @@ use crate::error::{Code, Error, Result};
 pub(crate) fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> impl Future<Output = Result<T>> + Send {
-    let task = tokio::task::spawn_blocking(work);
-    async move { task.await.map_err(failed).flatten() }
+    Threads::default().blocking(work)
+}
+
+/// [`blocking`] that [`Threads::ended`] waits for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Threads(TaskTracker);
+
+impl Threads {
+    pub(crate) fn blocking<T, W>(&self, work: W) -> impl Future<Output = Result<T>> + Send + use<T, W>
+    where
+        T: Send + 'static,
+        W: FnOnce() -> Result<T> + Send + 'static,
+    {
+        let task = self.0.spawn_blocking(work);
+        async move { task.await.map_err(failed).flatten() }
+    }
+
+    /// Waits until nothing is at work any more, also where nobody waits for its result: who asked for it may have been stopped.
+    pub(crate) async fn ended(&self) {
+        self.0.close();
+        self.0.wait().await;
+    }
 }
 
 /// How many threads this machine can run at once.
@@ -80,4 +101,33 @@ where
     in_parallel(limit, numbered, operation, collect).await?;
     results.sort_unstable_by_key(|(number, _)| *number);
     Ok(results.into_iter().map(|(_, result)| result).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn threads_are_waited_for_where_nobody_waits_for_their_result() {
+        let (threads, (begun, beginning), (end, ending)) = (Threads::default(), mpsc::channel(), mpsc::channel());
+        let work = move || {
+            begun.send(()).unwrap();
+            ending.recv().map_err(|_| Error::cancelled())
+        };
+        let asking = tokio::spawn(threads.blocking(work));
+        blocking(move || beginning.recv().map_err(|_| Error::cancelled())).await.unwrap();
+        asking.abort();
+        assert!(asking.await.unwrap_err().is_cancelled());
+        let ended = threads.ended();
+        tokio::pin!(ended);
+        tokio::select! {
+            biased;
+            () = &mut ended => panic!("the work goes on"),
+            () = std::future::ready(()) => {}
+        }
+        end.send(()).unwrap();
+        ended.await;
+    }
 }

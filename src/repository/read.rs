@@ -18,7 +18,7 @@ use super::tree::{Entries, Entry, Kind, Root, split_ids};
 use crate::commands::Operation;
 use crate::error::{Code, Error, Result};
 use crate::store::Pieces;
-use crate::task::{blocking, in_parallel};
+use crate::task::{Threads, blocking, in_parallel};
 
 /// Frames with fewer unwanted bytes between them are read in one request: what another request costs in time is worth
 /// more bytes than this on all but the slowest lines.
@@ -62,6 +62,13 @@ pub enum Proof {
     /// The seal of the frame that it is in, for a caller that checks what it makes of the chunks: names take 7 % of the
     /// processor time of a restore. In a pack without a seal, its name.
     Seal,
+}
+
+/// Whose turn it is to open packs.
+#[derive(Debug, Clone)]
+struct Turns {
+    permits: Arc<Semaphore>,
+    threads: Threads,
 }
 
 /// One request: a range of a pack, and what is wanted of it.
@@ -141,17 +148,16 @@ impl Repository {
         S: Fn(&[(ChunkId, &[u8])]) -> Result<()> + Send + Sync + 'static,
         D: Fn(&[ChunkId], Error) -> Result<()> + Send + Sync + 'static,
     {
-        let turns = Arc::new(Semaphore::new(PARALLEL_READS));
+        let turns = Turns { permits: Arc::new(Semaphore::new(PARALLEL_READS)), threads: Threads::default() };
         let read = |read| {
-            let (repository, index, turns) = (self.clone(), Arc::clone(index), Arc::clone(&turns));
+            let (repository, index, turns) = (self.clone(), Arc::clone(index), turns.clone());
             let (sink, damaged) = (Arc::clone(&sink), Arc::clone(&damaged));
             async move { repository.read(&index, read, proof, &turns, sink, damaged).await }
         };
         let reads = plan(index, wanted)?.into_iter().map(read);
         let ended = in_parallel(PARALLEL_READS + READS_AHEAD, reads, operation, |result| result).await;
         // Where one has failed, others may still be opening a frame: from here on nothing calls `sink`.
-        let all = turns.acquire_many(PARALLEL_READS as u32).await;
-        drop(all.expect("it is never closed"));
+        turns.threads.ended().await;
         ended
     }
 
@@ -160,7 +166,7 @@ impl Repository {
         index: &Arc<Index>,
         read: Read,
         proof: Proof,
-        turns: &Arc<Semaphore>,
+        turns: &Turns,
         sink: Arc<S>,
         damaged: Arc<D>,
     ) -> Result<()>
@@ -181,13 +187,13 @@ impl Repository {
             // Until something has come, no thread waits for it.
             let mut first = arriving.recv().await;
             let next = move || first.take().or_else(|| arriving.blocking_recv());
-            let turn = Arc::clone(turns).acquire_owned().await.expect("it is never closed");
+            let turn = Arc::clone(&turns.permits).acquire_owned().await.expect("it is never closed");
             let open = move || {
                 // It ends with the thread's work, not with who waits for that.
                 let _turn = turn;
                 open_frames(&keyring, &index, &read, proof, next, &*sink, &*losing)
             };
-            blocking(open).await
+            turns.threads.blocking(open).await
         };
         let (arrived, without) = tokio::join!(receiving, opening);
         // If opening ended first, what was to arrive was cancelled, and is not the reason.

@@ -23,7 +23,7 @@ use crate::repository::restore::Target as Writing;
 use crate::repository::tree::{Entry, Kind};
 use crate::state::database;
 use crate::store::SharedStore;
-use crate::task::{blocking, in_parallel};
+use crate::task::{Threads, blocking, in_parallel};
 
 /// Files fetched at once. Each holds at most two pieces in memory, and 16 MiB while scrypt works.
 const PARALLEL_FILES: usize = 3;
@@ -73,6 +73,8 @@ pub struct Source {
     plain: Plain,
     /// Whether any file was opened, so that the key is the right one.
     opened: AtomicBool,
+    /// Where files are written.
+    threads: Threads,
 }
 
 impl Source {
@@ -89,8 +91,8 @@ impl Source {
     ) -> Result<(Vec<Entry>, Self)> {
         let (manifest, places) = catalog.take(id)?;
         let (store, application_key) = (Arc::clone(&repository.store), target.application_key.clone());
-        let opened = AtomicBool::new(false);
-        let source = Self { id: id.clone(), store, places, application_key, plain, opened };
+        let (opened, threads) = (AtomicBool::new(false), Threads::default());
+        let source = Self { id: id.clone(), store, places, application_key, plain, opened, threads };
         let entries = manifest.tree(id, |file| source.size_of(file)).map_err(|error| error.in_snapshot(id.as_str()))?;
         Ok((entries, source))
     }
@@ -158,14 +160,17 @@ impl Source {
         };
         let jobs = files.into_iter().enumerate().filter(|(_, file)| file.size > 0).map(fetch);
         let mut failed = Vec::new();
-        in_parallel(PARALLEL_FILES, jobs, operation, |(path, result)| match result {
+        let ended = in_parallel(PARALLEL_FILES, jobs, operation, |(path, result)| match result {
             Err(error) if is_about_content(&error) => {
                 failed.push((path, error));
                 Ok(())
             }
             result => result,
         })
-        .await?;
+        .await;
+        // Where one has failed, others may still be writing: from here on nothing does.
+        self.threads.ended().await;
+        ended?;
         if !failed.is_empty() {
             return Err(self.failure(failed));
         }
@@ -208,7 +213,7 @@ impl Source {
         let key = place.folder.key_of(&place.path);
         let create = {
             let (writing, entry) = (Arc::clone(writing), entry.clone());
-            blocking(move || writing.create_whole(&entry))
+            self.threads.blocking(move || writing.create_whole(&entry))
         };
         let (file, path) = (create.await?, writing.path_of(entry));
         let mut receiving = Receiving { file, path, key, hasher: Sha256::new(), content: None };
@@ -226,22 +231,16 @@ impl Source {
                 writing.note(length);
                 receiving.take(piece, &source).map(|()| receiving)
             };
-            receiving = blocking(take).await?;
+            receiving = self.threads.blocking(take).await?;
         }
         let (source, writing, entry) = (Arc::clone(self), Arc::clone(writing), entry.clone());
-        blocking(move || {
+        let check = move || {
             let (file, sha256) = receiving.finish(&source)?;
             let holds_credentials = entry.kind == Kind::Database && database::is_openclaws(entry.path.as_ref());
-            writing.complete_whole(
-                number,
-                file,
-                sha256,
-                |path| {
-                    if holds_credentials { database::strip(path) } else { Ok(()) }
-                },
-            )
-        })
-        .await
+            let adapt = |path: &Path| if holds_credentials { database::strip(path) } else { Ok(()) };
+            writing.complete_whole(number, file, sha256, adapt)
+        };
+        self.threads.blocking(check).await
     }
 }
 
