@@ -68,6 +68,7 @@ fn store_with(bench: &Bench, entries: &[Entry], content: &[u8]) -> String {
             first_exceptions: Vec::new(),
             imported_from: None,
             shrunk: false,
+            blank: false,
             tree: Root { depth: 0, chunks: vec![tree] },
         };
         let manifest = summary.to_manifest(&id, key).unwrap();

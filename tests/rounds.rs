@@ -13,7 +13,9 @@ use std::sync::Arc;
 use common::{Bench, Gateway, Node, SHARED, Tree, assert_same, code, noise, tree};
 use openclaw_b2_backup::commands::rollback::{self, restore_if_empty};
 use openclaw_b2_backup::commands::{Operation, RollbackOptions, list, prune, status};
+use openclaw_b2_backup::repository::id::hex;
 use openclaw_b2_backup::repository::open::{IfMissing, Repository};
+use sha2::{Digest, Sha256};
 
 fn populate(bench: &Bench) {
     bench.write("openclaw.json", "{}");
@@ -762,6 +764,78 @@ fn a_new_machine_that_has_saved_itself_already_is_restored_from_another_one() {
     bench.push();
     assert!(bench.run(restore_if_empty(&bench.target, &Operation::default())).unwrap().is_none());
     assert!(!bench.state("workspace").exists());
+}
+
+/// `openclaw onboard` seeds the workspace, a login or the first heartbeat makes the agent's database.
+#[test]
+fn a_new_machine_that_was_set_up_is_blank_until_an_agent_has_made_something() {
+    const OWN: &str = "agents/main/agent/openclaw-agent.sqlite";
+    const SCHEMA: &str = "PRAGMA journal_mode=WAL;
+        CREATE TABLE schema_meta(version INT); INSERT INTO schema_meta VALUES (23);
+        CREATE TABLE auth_profile_store(key TEXT); CREATE TABLE session_nodes(id INTEGER PRIMARY KEY AUTOINCREMENT, title TEXT);
+        CREATE TABLE transcript_events(event TEXT); CREATE VIRTUAL TABLE transcript_fts USING fts5(event);";
+    let bench = Bench::default();
+    populate(&bench);
+    drop(sql(&bench, OWN, &format!("{SCHEMA} INSERT INTO transcript_events VALUES ('hello')")));
+    let full = bench.push().snapshot.unwrap();
+
+    let set_up = |name: &str| {
+        let fresh = Bench { target: bench.other_machine(name), ..Bench::default() };
+        fresh.write("openclaw.json", "{}");
+        drop(sql(&fresh, OWN, &format!("{SCHEMA} INSERT INTO auth_profile_store VALUES ('a login')")));
+        drop(sql(
+            &fresh,
+            SHARED,
+            "PRAGMA journal_mode=WAL;
+             CREATE TABLE workspace_generated_bootstrap_hashes(workspace_key TEXT, filename TEXT, sha256 TEXT)",
+        ));
+        for name in ["AGENTS.md", "SOUL.md"] {
+            fresh.write(&format!("workspace/{name}"), name);
+            let hash = hex(&Sha256::digest(name));
+            let note = format!("INSERT INTO workspace_generated_bootstrap_hashes VALUES ('a', '{name}', '{hash}')");
+            drop(sql(&fresh, SHARED, &note));
+        }
+        fresh.write("workspace/BOOTSTRAP.md", "Who are you?");
+        fresh.write("workspace/.git/HEAD", "ref: refs/heads/main");
+        fresh
+    };
+    let restored = |fresh: &Bench| {
+        let report = fresh.run(restore_if_empty(&fresh.target, &Operation::default())).unwrap();
+        report.map(|report| report.snapshot)
+    };
+
+    // Not from what it has saved of itself either.
+    let fresh = set_up("fresh");
+    fresh.push();
+    assert_eq!(restored(&fresh).as_ref(), Some(&full));
+    assert_eq!(text(&fresh, OWN, "SELECT event FROM transcript_events"), "hello");
+    assert_eq!(text(&fresh, OWN, "SELECT key FROM auth_profile_store"), "a login");
+    assert_eq!(
+        fs::read(fresh.state("workspace/SOUL.md")).unwrap(),
+        fs::read(bench.state("workspace/SOUL.md")).unwrap()
+    );
+    let aside = fresh.state(&format!("b2-backup/set-aside/before-{full}"));
+    assert_eq!(fs::read(aside.join("workspace/SOUL.md")).unwrap(), b"SOUL.md");
+    assert_eq!(fs::read(aside.join("workspace/BOOTSTRAP.md")).unwrap(), b"Who are you?");
+    assert!(!fresh.state("workspace/BOOTSTRAP.md").exists());
+    assert_eq!(fs::read(fresh.state("workspace/AGENTS.md")).unwrap(), b"AGENTS.md", "nothing is removed");
+    assert_eq!(restored(&fresh), None);
+
+    let fresh = set_up("said");
+    drop(sql(&fresh, OWN, "INSERT INTO session_nodes(title) VALUES ('a first word')"));
+    assert_eq!(restored(&fresh), None);
+    let written = [
+        ("workspace/SOUL.md", "curious"),
+        ("workspace/notes.md", "milk"),
+        ("workspace/.git/objects/ab/cdef", "a blob"),
+        ("agents/main/sessions/1.jsonl", "{}"),
+        (OWN, "SQLite format 3\0, and damaged"),
+    ];
+    for (number, (path, content)) in written.into_iter().enumerate() {
+        let fresh = set_up(&format!("written-{number}"));
+        fresh.write(path, content);
+        assert_eq!(restored(&fresh), None, "{path}");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::capture::{Captured, Seen};
 use crate::error::{Code, Error, Result};
 use crate::repository::restore::{parents, time};
 use crate::repository::tree::{Entry, Kind};
+use crate::state::blank::is_first_steps;
 use crate::state::database::{self, Run, owner_of_side_file};
 use crate::state::openclaw_config::{self, CONFIG_FILE, Environment};
 use crate::state::places::Places;
@@ -374,13 +375,13 @@ impl Plan {
         overwrite.chain(moves).chain(attributes).collect()
     }
 
-    /// Removes nothing, and sets aside what is replaced.
+    /// Removes nothing, and sets aside what is replaced, and the first steps of agents that are restored.
     pub(super) fn spare_everything(&mut self) {
         let replaced: HashSet<&str> =
             self.stage.iter().map(|entry| &entry.path).chain(&self.make).map(String::as_str).collect();
         let is_replaced =
             |path: &str| replaced.contains(path) || owner_of_side_file(path).is_some_and(|o| replaced.contains(o));
-        self.going.retain(|path, _| is_replaced(path));
+        self.going.retain(|path, _| is_replaced(path) || is_first_steps(path));
         self.going.values_mut().for_each(|going| going.saved = false);
         self.remove.clear();
         self.deleted.clear();

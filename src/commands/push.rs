@@ -18,8 +18,9 @@ use crate::repository::manifest::{LISTED_EXCEPTIONS, Summary};
 use crate::repository::open::{IfMissing, Repository};
 use crate::repository::tree::Entry;
 use crate::repository::write::Writer;
+use crate::state::blank::is_blank;
 use crate::store::ObjectMeta;
-use crate::task::{cores, in_parallel};
+use crate::task::{blocking, cores, in_parallel};
 
 /// A push that took longer than this looks again at what the store holds before it commits. Far below the grace period
 /// after which other machines delete packs.
@@ -274,7 +275,11 @@ impl<'w> Upload<'w> {
             return Err(Error::config("encrypt", "is false, but another machine has just turned encryption on")
                 .advise("remove `encrypt: false`"));
         }
-        let (id, manifest) = manifest(&self.repository, self.workplace, origin, shrunk, &self.captured)?;
+        let places = self.workplace.places.clone();
+        let is_taken = matches!(origin, Origin::Taken(_));
+        let blank = is_taken && blocking(move || Ok(is_blank(&places))).await?;
+        let marks = Marks { shrunk, blank };
+        let (id, manifest) = manifest(&self.repository, self.workplace, origin, marks, &self.captured)?;
         let key = id.manifest_key();
         let stored = self.repository.store.put(&key, Bytes::from(manifest.clone())).await;
         // The machine may have slept just then; and the store may have it although it said otherwise.
@@ -371,12 +376,19 @@ enum Origin<'o> {
     Imported(&'o LegacyId),
 }
 
+/// What a manifest says of the state as a whole; see [`Summary`].
+#[derive(Debug, Clone, Copy)]
+struct Marks {
+    shrunk: bool,
+    blank: bool,
+}
+
 /// A new snapshot's id, and the manifest to store.
 fn manifest(
     repository: &Repository,
     workplace: &Workplace,
     origin: &Origin<'_>,
-    shrunk: bool,
+    marks: Marks,
     captured: &Captured,
 ) -> Result<(SnapshotId, Vec<u8>)> {
     let tree =
@@ -406,7 +418,8 @@ fn manifest(
         bytes: captured.bytes,
         exceptions: captured.exceptions.len() as u64,
         first_exceptions: captured.exceptions.iter().take(LISTED_EXCEPTIONS).cloned().collect(),
-        shrunk,
+        shrunk: marks.shrunk,
+        blank: marks.blank,
         imported_from,
         tree,
     };

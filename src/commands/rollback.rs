@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::capture::{Captured, look};
@@ -19,7 +19,8 @@ use crate::error::{Code, Error, Result, to_json};
 use crate::repository::open::{IfMissing, Repository};
 use crate::repository::restore::lost_files;
 use crate::repository::tree::{Entry, Kind};
-use crate::state::database::{self, Exclusive};
+use crate::state::blank;
+use crate::state::database::Exclusive;
 use crate::state::openclaw_config::CONFIG_FILE;
 use crate::state::places::Places;
 use crate::state::private::{create_private_dir, write_durably};
@@ -126,9 +127,9 @@ pub async fn recover(target: &Target) -> Result<Option<RecoverReport>> {
     Ok(Some(RecoverReport { outcome: "discarded", snapshot: prepared.snapshot, safety_snapshot: None }))
 }
 
-/// Restores the newest snapshot where there is nothing to lose: no agent has a database, no workspace a file. Should that hold
-/// nothing of agents either, it is the newest one of another machine that does: a new machine may have taken snapshots before
-/// its gateway was restarted. What is replaced nevertheless is set aside, nothing is removed, and no safety snapshot is taken.
+/// Restores the newest snapshot where there is nothing to lose: on a machine that is [`blank`]. Should the snapshot be of such a one
+/// too, it is the newest one of another machine that is not: a new machine may have taken snapshots before its gateway was
+/// restarted. What is replaced nevertheless is set aside, nothing is removed, and no safety snapshot is taken.
 /// `None` when there is something to lose, or nothing to restore.
 ///
 /// # Errors
@@ -136,7 +137,7 @@ pub async fn recover(target: &Target) -> Result<Option<RecoverReport>> {
 pub async fn restore_if_empty(target: &Target, operation: &Operation) -> Result<Option<RollbackReport>> {
     operation.check()?;
     let searched = target.clone();
-    if !blocking(move || Ok(has_no_agent_content(&Places::find(&searched)))).await? {
+    if !blocking(move || Ok(blank::is_blank(&Places::find(&searched)))).await? {
         return Ok(None);
     }
     let workplace = Workplace::open(target, "restore").await?;
@@ -145,9 +146,7 @@ pub async fn restore_if_empty(target: &Target, operation: &Operation) -> Result<
         Err(error) if error.code() == Code::NotFound && error.context().snapshot.is_none() => return Ok(None),
         goal => goal?,
     };
-    if !holds_agent_content(&goal.snapshot.entries)
-        && !goal.go_back_to_agent_content(target, &workplace, operation).await?
-    {
+    if goal.snapshot.is_blank() && !goal.go_back_to_agent_content(target, &workplace, operation).await? {
         return Ok(None);
     }
     let mut live = look(target, &workplace, &goal.repository, operation).await?;
@@ -162,55 +161,6 @@ pub async fn restore_if_empty(target: &Target, operation: &Operation) -> Result<
     let machine = goal.machine(target);
     let id = goal.snapshot.id;
     Staged { id, plan, swap, saved, safety: None, databases: Databases::Overwrite, machine }.apply().await.map(Some)
-}
-
-/// Whether no agent has anything yet: no database or transcript, no file in a workspace. The configuration, the shared
-/// database and credentials are there before anybody has said a word.
-fn has_no_agent_content(places: &Places) -> bool {
-    let is_transcript = |path: &Path| {
-        is_name_of_transcript(&path.file_name().unwrap_or_default().to_string_lossy()) || database::has_magic(path)
-    };
-    let files_below = |folder: PathBuf| {
-        let walk = walkdir::WalkDir::new(folder).follow_links(false).into_iter().flatten();
-        walk.filter(|entry| !entry.file_type().is_dir()).map(walkdir::DirEntry::into_path)
-    };
-    let elsewhere = places.all().iter().skip(1);
-    let holds_something = elsewhere.filter(|place| !places.config_files.contains(&place.name)).any(|place| {
-        let is_workspace = places.workspaces.contains(&place.name);
-        files_below(place.path()).any(|path| is_workspace || is_transcript(&path))
-    });
-    let Ok(entries) = fs::read_dir(places.state_dir()) else { return false };
-    !holds_something
-        && entries.into_iter().all(|entry| {
-            let Ok(entry) = entry else { return false };
-            let name = entry.file_name().to_string_lossy().into_owned();
-            match name.as_str() {
-                "agents" | "memory" => !files_below(entry.path()).any(|path| is_transcript(&path)),
-                _ if is_name_of_workspace(&name) => files_below(entry.path()).next().is_none(),
-                _ => true,
-            }
-        })
-}
-
-/// Whether a snapshot has something of an agent in it: the other side of [`has_no_agent_content`].
-fn holds_agent_content(entries: &[Entry]) -> bool {
-    let is_file = |entry: &&Entry| entry.has_content() || entry.kind == Kind::Symlink;
-    entries.iter().filter(is_file).any(|entry| {
-        let name = entry.path.rsplit('/').next().unwrap_or_default();
-        match entry.path.split_once('/') {
-            Some(("agents" | "memory", _)) => entry.kind == Kind::Database || is_name_of_transcript(name),
-            Some((folder, _)) => is_name_of_workspace(folder),
-            None => false,
-        }
-    })
-}
-
-fn is_name_of_transcript(name: &str) -> bool {
-    name == "sessions.json" || name.contains(".jsonl")
-}
-
-fn is_name_of_workspace(name: &str) -> bool {
-    name == "workspace" || name.starts_with("workspace-")
 }
 
 /// A rollback that [`prepare`] has prepared, in the private folder.
@@ -279,7 +229,7 @@ impl Goal {
         let snapshots = self.repository.contents.snapshots.iter().rev().map(|(id, _)| id.clone());
         for id in snapshots.filter(|id| !id.is_safety()).collect::<Vec<_>>() {
             let snapshot = Snapshot::find(&mut self.repository, target, id.as_str(), operation).await?;
-            if holds_agent_content(&snapshot.entries) {
+            if !snapshot.is_blank() {
                 self.places = places_for(&snapshot, workplace);
                 self.snapshot = snapshot;
                 return Ok(self.snapshot.machine != Some(workplace.machine));

@@ -15,6 +15,7 @@ use crate::repository::legacy::scope;
 use crate::repository::legacy::source::{Plain, Source};
 use crate::repository::open::Repository;
 use crate::repository::tree::Entry;
+use crate::state::blank::has_files_of_agents;
 use crate::state::rules::PathFilter;
 
 /// A snapshot that was found and can be read.
@@ -28,6 +29,8 @@ pub(super) struct Snapshot {
     pub(super) former_state_dir: Option<PathBuf>,
     /// The places outside that it was to hold.
     pub(super) held: Vec<String>,
+    /// Whether it says that it was taken of a blank instance.
+    blank: bool,
     content: Content,
 }
 
@@ -58,16 +61,21 @@ impl Snapshot {
                 let (index, entries) = read.map_err(|error| error.in_snapshot(id.as_str()))?;
                 let (former_state_dir, held) = (summary.state_dir.map(PathBuf::from), summary.places);
                 let (id, machine, content) = (id.to_string(), Some(summary.machine), Content::Packs(index));
-                Ok(Self { id, entries, machine, former_state_dir, held, content })
+                Ok(Self { id, entries, machine, former_state_dir, held, blank: summary.blank, content })
             }
             Selected::Legacy(id) => {
                 let mut catalog = Catalog::read(repository, operation).await?;
                 let (entries, source) = Source::open(&mut catalog, repository, target, &id, Plain::of(target))?;
                 let content = Content::Legacy(Arc::new(source));
                 let (id, held) = (id.to_string(), Vec::new());
-                Ok(Self { id, entries, machine: None, former_state_dir: None, held, content })
+                Ok(Self { id, entries, machine: None, former_state_dir: None, held, blank: false, content })
             }
         }
+    }
+
+    /// Whether no agent had made anything by then.
+    pub(super) fn is_blank(&self) -> bool {
+        self.blank || !has_files_of_agents(&self.entries)
     }
 
     /// Refuses `paths`, of which `filter` is made, where they choose nothing of it.

@@ -53,6 +53,9 @@ pub struct Summary {
     /// Whether the state had lost most of its files: until the owner agrees, its machine prunes nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shrunk: bool,
+    /// Whether no agent had made anything yet: such a snapshot is nothing to bring to a new machine.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blank: bool,
     /// Where the tree starts.
     pub tree: Root,
 }
@@ -178,6 +181,7 @@ mod tests {
             first_exceptions: vec![Exception { path: "a".into(), reason: "b".into() }],
             imported_from: None,
             shrunk: true,
+            blank: true,
             tree: Root { depth: 0, chunks: vec![ChunkId([6; 16])] },
         }
     }
@@ -220,6 +224,7 @@ mod tests {
             exceptions: 0,
             first_exceptions: Vec::new(),
             shrunk: false,
+            blank: false,
             tree: Root { depth: 0, chunks: vec![key.chunk_hasher().id(b"attack")] },
             ..summary()
         };

@@ -1,10 +1,11 @@
 //! SQLite databases: consistent copies of them, and putting one back, be it under whoever has it open. Which rows of
-//! OpenClaw's stay home, or are kept, is in `database/own_rows.rs`.
+//! OpenClaw's stay home, or are kept, is in `database/own_rows.rs`, and whether they hold anything yet in `database/content.rs`.
 //!
 //! A copy is made by `VACUUM INTO`, inside one read transaction: it is consistent whoever writes meanwhile, holds
 //! nothing of what free pages remember, keeps every rowid (plain `VACUUM` renumbers tables that have neither an INTEGER
 //! PRIMARY KEY nor an index), and has no write-ahead log beside it.
 
+mod content;
 mod indexes;
 mod own_rows;
 
@@ -20,6 +21,7 @@ use super::private::create_private_file;
 use super::scan::Signature;
 use crate::error::{Code, Error, Result};
 
+pub use content::{holds_agent_content, seeded_files};
 pub use indexes::make_again as make_indexes_again;
 use own_rows::remove_rows_that_stay_home;
 pub use own_rows::{Run, check_version, keep_rows_of_this_machine, move_to};
@@ -200,17 +202,32 @@ fn is_wal(path: &Path) -> bool {
     File::open(path).and_then(|mut file| file.read_exact(&mut header)).is_ok() && header[18..] == [2, 2]
 }
 
+/// Reads a database as if nobody could change it; `None` when somebody did, or when it cannot be read.
+fn read_at_rest<T>(path: &Path, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Option<T> {
+    let mut uri = url::Url::from_file_path(path).ok()?;
+    uri.set_query(Some("immutable=1"));
+    let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    let before = Signature::of(path).ok()?;
+    let result = query(&Connection::open_with_flags(uri.as_str(), flags).ok()?).ok()?;
+    (rests(path) && Signature::of(path).ok()? == before).then_some(result)
+}
+
+/// Reads a database, whoever has it open, and leaves nothing beside it.
+fn read<T>(path: &Path, query: impl Fn(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    if rests(path)
+        && let Some(result) = read_at_rest(path, &query)
+    {
+        return Ok(result);
+    }
+    let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    query(&connection)
+}
+
 /// Copies a database as if nobody could change it; `false` when somebody did, or when it cannot be copied.
 fn vacuum_at_rest(source: &Path, target: &str) -> bool {
-    let attempt = || -> Option<()> {
-        let mut uri = url::Url::from_file_path(source).ok()?;
-        uri.set_query(Some("immutable=1"));
-        let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-        let before = Signature::of(source).ok()?;
-        vacuum(&Connection::open_with_flags(uri.as_str(), flags).ok()?, target).ok()?;
-        (rests(source) && Signature::of(source).ok()? == before).then_some(())
-    };
-    let copied = attempt().is_some();
+    let copied = read_at_rest(source, |connection| vacuum(connection, target)).is_some();
     if !copied {
         // The next attempt wants it empty, as it was.
         let _ = File::options().write(true).truncate(true).open(target);

@@ -1,5 +1,6 @@
 //! What `OpenClaw` keeps on disk: what belongs into a snapshot, how to read it while it is in use, how to replace it.
 
+pub mod blank;
 pub mod database;
 pub mod openclaw_config;
 pub mod places;

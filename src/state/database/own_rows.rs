@@ -10,7 +10,7 @@ use super::{BUSY_TIMEOUT, copy_files, failed, is_damage, is_openclaws, side_file
 use crate::error::{Code, Error, Result};
 
 /// Tables whose rows are credentials or identities of this machine: never in a snapshot, kept by a rollback.
-const SECRET_TABLES: &[&str] = &[
+pub(super) const SECRET_TABLES: &[&str] = &[
     // state/openclaw.sqlite
     "audit_identity_keys",
     "apns_registrations",
@@ -38,7 +38,7 @@ const SECRET_TABLES: &[&str] = &[
 
 /// Tables that say who is running or what is about to be delivered: never in a snapshot, and empty after a rollback,
 /// since nothing runs then.
-const VOLATILE_TABLES: &[&str] = &["state_leases", "agent_database_leases", "delivery_queue_entries"];
+pub(super) const VOLATILE_TABLES: &[&str] = &["state_leases", "agent_database_leases", "delivery_queue_entries"];
 /// Those of them that a run needs to go on.
 const LEASE_TABLES: &[&str] = &["state_leases", "agent_database_leases"];
 
