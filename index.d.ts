@@ -291,6 +291,16 @@ export interface OperationOptions {
 /** Does everything of a rollback that leaves the state alone: takes the safety snapshot, stages and checks what is to come. */
 export declare function prepareRollback(target: Target, options: RollbackOptions, onProgress?: (progress: Progress) => void): Promise<RollbackResult>
 
+/** Another machine with snapshots in the same repository. */
+export interface OtherMachine {
+  /** Its newest snapshot that has something of agents. */
+  snapshot: string
+  /** Its host name. */
+  host: string
+  /** Whether no agent has made anything on this machine, so that it is restored when its gateway starts. */
+  restoresItself: boolean
+}
+
 /** How far an operation has come. Totals may still grow while `phase` is `scan`. */
 export interface Progress {
   /** What is being done. */
@@ -413,6 +423,8 @@ export interface PushResult {
    * of the warnings, too.
    */
   missing: string | null
+  /** Whose snapshots were there before, when this is the first one of this machine, else null. */
+  otherMachine: OtherMachine | null
   /** How long it took, in milliseconds. */
   durationMs: number
 }

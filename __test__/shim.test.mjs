@@ -688,6 +688,21 @@ describe("the owner", () => {
     assert.equal(told.length, 2);
   });
 
+  test("is told of another machine's snapshots, but not by an agent that is still to be restored", () => {
+    const [told, logged] = [[], []];
+    const system = { enqueueSystemEvent: (text) => told.push(text), requestHeartbeat() {} };
+    const record = { facts: {}, set: async (facts) => Object.assign(record.facts, facts) };
+    const logger = { error() {}, warn: (line) => logged.push(line) };
+    const outcome = watchOutcomes({ api: { config: {}, runtime: { system } }, settings: {} }, { record }, logger);
+    const other = { snapshot: "theirs", host: "kestrel" };
+    outcome(null, { snapshot: "a", otherMachine: { ...other, restoresItself: true } });
+    assert.deepEqual(told, []);
+    assert.match(logged[0], /of another machine, kestrel\. .*restart the gateway, and theirs is restored$/);
+    outcome(null, { snapshot: "a", otherMachine: { ...other, restoresItself: false } });
+    assert.match(told[0], /kestrel\. Nothing of it was restored .*\/b2 plan theirs$/);
+    assert.equal(told.length, 1);
+  });
+
   test("is told that the newest snapshot is missing, also when the gateway was about to stop", () => {
     const [told, logged] = [[], []];
     const system = { enqueueSystemEvent: (text) => told.push(text), requestHeartbeat() {} };

@@ -10,15 +10,18 @@ const SHOWN = 20;
 
 /** @param {import("../index.js").PushResult} report @returns {Words} */
 export function push(report) {
-  const { snapshot, changedFiles, uploadedBytes, durationMs } = report;
+  const { snapshot, changedFiles, uploadedBytes, durationMs, otherMachine } = report;
   const all = `${count(report.files, "file")}, ${size(report.bytes)}`;
   const sent = `${number(changedFiles)} changed, ${size(uploadedBytes)} sent in ${duration(durationMs)}`;
   const line = snapshot
     ? `snapshot ${snapshot}: ${all}; ${sent}`
     : `nothing has changed since the last snapshot (${all})`;
+  const other = otherMachine
+    ? [`note: ${otherMachine.snapshot} is the newest snapshot of another machine, ${otherMachine.host}`]
+    : [];
   return {
     lines: [line],
-    notes: [...missing(report.exceptions), ...warningLines(report.warnings)],
+    notes: [...missing(report.exceptions), ...warningLines(report.warnings), ...other],
   };
 }
 

@@ -220,6 +220,8 @@ pub struct PushResult {
     /// The newest snapshot that this machine had seen, when neither it nor a newer one was listed any more, else null. It is one
     /// of the warnings, too.
     pub missing: Option<String>,
+    /// Whose snapshots were there before, when this is the first one of this machine, else null.
+    pub other_machine: Option<OtherMachine>,
     /// How long it took, in milliseconds.
     pub duration_ms: f64,
 }
@@ -239,8 +241,26 @@ impl From<commands::PushReport> for PushResult {
             warnings: report.warnings,
             shrunk: report.shrunk.map(Into::into),
             missing: report.missing,
+            other_machine: report.other_machine.map(Into::into),
             duration_ms: milliseconds(report.duration),
         }
+    }
+}
+
+/// Another machine with snapshots in the same repository.
+#[napi(object, object_from_js = false)]
+pub struct OtherMachine {
+    /// Its newest snapshot that has something of agents.
+    pub snapshot: String,
+    /// Its host name.
+    pub host: String,
+    /// Whether no agent has made anything on this machine, so that it is restored when its gateway starts.
+    pub restores_itself: bool,
+}
+
+impl From<commands::OtherMachine> for OtherMachine {
+    fn from(other: commands::OtherMachine) -> Self {
+        Self { snapshot: other.snapshot, host: other.host, restores_itself: other.restores_itself }
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use common::{Bench, Gateway, Node, SHARED, Tree, assert_same, code, noise, tree};
 use openclaw_b2_backup::commands::rollback::{self, restore_if_empty};
-use openclaw_b2_backup::commands::{Operation, RollbackOptions, list, prune, status};
+use openclaw_b2_backup::commands::{Operation, OtherMachine, RollbackOptions, list, prune, status};
 use openclaw_b2_backup::repository::id::hex;
 use openclaw_b2_backup::repository::open::{IfMissing, Repository};
 use sha2::{Digest, Sha256};
@@ -806,7 +806,12 @@ fn a_new_machine_that_was_set_up_is_blank_until_an_agent_has_made_something() {
 
     // Not from what it has saved of itself either.
     let fresh = set_up("fresh");
-    fresh.push();
+    let listed = bench.run(list::list(&bench.target, &Operation::default())).unwrap();
+    let host = listed.snapshots[0].host.clone();
+    let other = |restores_itself| Some(OtherMachine { snapshot: full.clone(), host: host.clone(), restores_itself });
+    assert_eq!(fresh.push().other_machine, other(true));
+    fresh.write("cron/jobs.json", "{}");
+    assert_eq!(fresh.push().other_machine, None, "its owner knows by now");
     assert_eq!(restored(&fresh).as_ref(), Some(&full));
     assert_eq!(text(&fresh, OWN, "SELECT event FROM transcript_events"), "hello");
     assert_eq!(text(&fresh, OWN, "SELECT key FROM auth_profile_store"), "a login");
@@ -824,6 +829,10 @@ fn a_new_machine_that_was_set_up_is_blank_until_an_agent_has_made_something() {
     let fresh = set_up("said");
     drop(sql(&fresh, OWN, "INSERT INTO session_nodes(title) VALUES ('a first word')"));
     assert_eq!(restored(&fresh), None);
+    let moved = set_up("moved");
+    assert_eq!(restored(&moved).as_ref(), Some(&full));
+    assert_eq!(fresh.push().other_machine, other(false));
+    assert_eq!(moved.push().other_machine, None, "it has taken over");
     let written = [
         ("workspace/SOUL.md", "curious"),
         ("workspace/notes.md", "milk"),

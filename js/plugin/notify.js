@@ -1,5 +1,5 @@
 // Tells the owner: what went wrong with a backup, at most once a day, that the state has lost most of its files or the bucket the
-// newest snapshot, once, and what became of a rollback.
+// newest snapshot, or that the bucket has another machine's snapshots, once, and what became of a rollback.
 
 import * as texts from "./texts.js";
 
@@ -84,12 +84,21 @@ export function watchOutcomes({ api, settings }, engine, logger, health) {
     if (!known || engine.stopping || settings.notifyOnFailure === false) return;
     say(texts.missing(known), { missing: undefined });
   };
+  /** @param {import("../../index.js").PushResult} report */
+  const onOtherMachine = ({ otherMachine }) => {
+    if (!otherMachine) return;
+    logger.warn(texts.otherMachine(otherMachine));
+    // Told in a session it would have the agent make something, and the machine would not be restored any more.
+    if (otherMachine.restoresItself || engine.stopping || settings.notifyOnFailure === false) return;
+    say(texts.otherMachine(otherMachine), {});
+  };
   return (/** @type {import("./child.js").Failure | null} */ error, /** @type {any} */ report) => {
     if (!error) {
       health?.clearFailure();
       for (const text of report?.warnings ?? []) logger.warn(`B2 backup: ${text}`);
       if (report) onShrunk(report);
       if (report) onMissing(report);
+      if (report) onOtherMachine(report);
       return;
     }
     logger.error(`B2 backup failed: ${error.message}`);

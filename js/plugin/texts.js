@@ -213,6 +213,14 @@ export function missing(snapshot) {
   return `B2 backup: ${oneLine(what)}. Backups never remove the newest one: look at what happened there. /b2 list shows what is left.`;
 }
 
+/** @param {import("../../index.js").OtherMachine} other */
+export function otherMachine({ snapshot, host, restoresItself }) {
+  const there = `B2 backup: the bucket holds snapshots of another machine, ${oneLine(host)}`;
+  return restoresItself
+    ? `${there}. No agent has made anything here yet: restart the gateway, and ${snapshot} is restored`
+    : `${there}. Nothing of it was restored here, where agents have something already. To take it over: /b2 plan ${snapshot}`;
+}
+
 /** @param {import("./child.js").Failure} error */
 export const off = (error) => `B2 backup is off: ${oneLine(error.message)}`;
 

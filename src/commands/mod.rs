@@ -8,6 +8,7 @@ pub mod import_legacy;
 pub mod key;
 pub mod list;
 mod newest;
+mod other_machine;
 mod plan;
 pub mod prune;
 pub mod pull;
@@ -252,8 +253,21 @@ pub struct PushReport {
     pub shrunk: Option<Shrink>,
     /// The newest snapshot that this machine had seen, when neither it nor a newer one was listed any more; also a warning.
     pub missing: Option<String>,
+    /// Whose snapshots were there before, when this is the first one of this machine.
+    pub other_machine: Option<OtherMachine>,
     /// How long it took.
     pub duration: Duration,
+}
+
+/// Another machine with snapshots in the same repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherMachine {
+    /// Its newest snapshot that has something of agents.
+    pub snapshot: String,
+    /// Its host name.
+    pub host: String,
+    /// Whether this machine is blank, and is restored when its gateway starts.
+    pub restores_itself: bool,
 }
 
 /// A state that holds less than half of the files that a snapshot of it holds.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::capture::{Captured, Survey};
 use super::workplace::Workplace;
-use super::{Meter, Operation, PushOptions, PushReport, Trigger, cost, newest, prune};
+use super::{Meter, Operation, PushOptions, PushReport, Trigger, cost, newest, other_machine, prune};
 use crate::config::Target;
 use crate::error::{Code, Error, Result, to_json};
 use crate::repository::id::SnapshotId;
@@ -61,11 +61,14 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
     let missing = newest::missing(&upload.repository);
     warnings.extend(missing.as_ref().map(newest::warning));
     warnings.extend(upload.healing());
-    let mut shrunk = None;
+    let (mut shrunk, mut other_machine) = (None, None);
     let snapshot = if upload.is_unchanged() {
         upload.remember(None);
         None
     } else {
+        if workplace.cache.object(LAST_SNAPSHOT).is_none() {
+            other_machine = other_machine::find(&upload.repository, &workplace).await?;
+        }
         shrunk = prune::find_shrink(&upload.repository, &workplace, Some(upload.captured.files), operation).await?;
         let id = upload.commit(options.trigger, shrunk.is_some()).await?;
         // The snapshot is safe by now: what fails from here on is worth a warning, not a failure.
@@ -101,6 +104,7 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
         warnings,
         shrunk,
         missing: missing.as_ref().map(ToString::to_string),
+        other_machine,
         duration: started.elapsed(),
     })
 }

@@ -13,7 +13,7 @@ use super::plan::{Databases, Plan, Saved, ThisMachine, Wanted};
 use super::push::{Upload, WhenUnchanged};
 use super::snapshot::Snapshot;
 use super::workplace::Workplace;
-use super::{Exception, Meter, Operation, RollbackOptions, RollbackReport, Trigger};
+use super::{Exception, Meter, Operation, RollbackOptions, RollbackReport, Trigger, other_machine};
 use crate::config::Target;
 use crate::error::{Code, Error, Result, to_json};
 use crate::repository::open::{IfMissing, Repository};
@@ -209,6 +209,7 @@ impl Goal {
         let mut repository = Repository::open(target, cache, IfMissing::ReadAsEmpty, operation).await?;
         let snapshot = Snapshot::find(&mut repository, target, &options.snapshot, operation).await?;
         snapshot.check_chosen(&filter, &options.paths)?;
+        other_machine::note_choice(workplace, &snapshot.id);
         let places = places_for(&snapshot, workplace);
         let mut goal = Self { repository, snapshot, filter, places, partial: options.partial, lost: Vec::new() };
         if goal.partial {
