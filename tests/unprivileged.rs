@@ -178,7 +178,10 @@ fn what_is_foreign_in_a_repository_need_not_be_readable() {
         // One of ours is: an index that cannot be read is not an empty one.
         set_mode(bench.repository().join("index"), 0o000);
         assert_eq!(code(&bench.try_push().unwrap_err()), "IO");
-        set_mode(bench.repository().join("index"), 0o755);
+        // So that it can be removed.
+        for folder in [bench.repository().join("index"), foreign] {
+            set_mode(folder, 0o755);
+        }
     });
 }
 
