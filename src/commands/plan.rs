@@ -45,9 +45,14 @@ impl Saved {
 /// Something of the live state that has to go.
 #[derive(Debug, Clone, Copy)]
 struct Going {
-    /// Whether the safety snapshot holds it.
+    /// Whether the safety snapshot holds all of it.
     saved: bool,
     database: bool,
+}
+
+/// Whether a snapshot lacks something of what is in this file: the credentials in OpenClaw's databases.
+fn has_more_than_a_snapshot(entry: &Entry) -> bool {
+    entry.kind == Kind::Database && database::is_openclaws(Path::new(&entry.path))
 }
 
 /// What has to happen for the state to become the snapshot's.
@@ -197,18 +202,25 @@ impl<'a> Planner<'a> {
                     .is_some_and(|owner| owner.kind == Kind::Database)
             };
             match name.as_ref().and_then(|path| self.live.get(path.as_str())) {
-                Some(entry) => going.database |= entry.kind == Kind::Database,
+                Some(entry) => {
+                    going.database |= entry.kind == Kind::Database;
+                    // The database that takes its place gets the credentials.
+                    going.saved &= database || !has_more_than_a_snapshot(entry);
+                }
                 None if name.as_ref().is_some_and(is_saved_with) => {}
                 None => going.saved = false,
             }
         }
         if !going.saved {
-            self.plan.warnings.push(format!(
-                "{path} is in no snapshot; it is kept in b2-backup/{SET_ASIDE}, or {SET_ASIDE_IN_VOLUME} of its own place or \
-                 file system"
-            ));
+            self.warn_of_what_is_set_aside(path, "is in no snapshot as a whole");
         }
         self.plan.going.insert(path.to_owned(), going);
+    }
+
+    fn warn_of_what_is_set_aside(&mut self, path: &str, reason: &str) {
+        self.plan.warnings.push(format!(
+            "{path} {reason}; it is kept in b2-backup/{SET_ASIDE}, or {SET_ASIDE_IN_VOLUME} of its own place or file system"
+        ));
     }
 
     /// Makes the directories above everything that is staged.
@@ -256,7 +268,11 @@ impl<'a> Planner<'a> {
             if entry.kind == Kind::Directory {
                 folders.push(entry);
             } else {
-                let going = Going { saved: true, database: entry.kind == Kind::Database };
+                let going =
+                    Going { saved: !has_more_than_a_snapshot(entry), database: entry.kind == Kind::Database };
+                if !going.saved {
+                    self.warn_of_what_is_set_aside(path, "holds credentials, which are in no snapshot");
+                }
                 self.plan.going.insert(path.into(), going);
                 self.plan.deleted.push(path.into());
                 gone.insert(path.into());
@@ -401,9 +417,6 @@ impl Plan {
             let (live, staged) = (places.locate(&entry.path), swap.staged(&entry.path));
             if is_config(entry) {
                 machine.adapt_config_file(&staged)?;
-                if entry.path == CONFIG_FILE {
-                    openclaw_config::keep_own_settings(&live, &staged)?;
-                }
             } else if entry.kind == Kind::Database && database::is_openclaws(&staged) {
                 database::check_integrity(&staged)?;
                 let problems = database::make_indexes_again(&staged)?;
@@ -423,10 +436,13 @@ impl Plan {
             }
             set_time(&staged, entry)?;
         }
-        // What the live configuration says cannot be kept if nobody can read it.
-        if places.problem.is_none() && self.stage.iter().any(is_config) {
+        if self.stage.iter().any(is_config) {
             let config = self.stage.iter().find(|entry| entry.path == CONFIG_FILE);
-            warnings.extend(machine.keep_places(swap, config.is_some())?);
+            warnings.extend(machine.keep_settings(swap)?);
+            // What the live configuration says cannot be kept if nobody can read it.
+            if places.problem.is_none() {
+                warnings.extend(machine.keep_places(swap, config.is_some())?);
+            }
             config.map_or(Ok(()), |config| set_time(&swap.staged(CONFIG_FILE), config))?;
         }
         Ok(warnings)
@@ -482,13 +498,25 @@ impl ThisMachine {
         }
     }
 
+    /// Where a file lies until the swap, staged or not.
+    fn staged(&self, swap: &Swap, path: &Path) -> PathBuf {
+        let staged = self.places.name_of(path).map(|name| swap.staged(&name)).filter(|staged| staged.is_file());
+        staged.unwrap_or_else(|| path.to_owned())
+    }
+
+    /// Gives the staged configuration the settings that are this machine's own. Gives a warning for each that it does not get.
+    fn keep_settings(&self, swap: &Swap) -> Result<Vec<String>> {
+        let staged = |path: &Path| self.staged(swap, path);
+        let differing = openclaw_config::keep_own_settings(&self.config_path, &self.env, &staged)?;
+        let warning =
+            |setting| format!("{setting} is now as in the snapshot: a file that {CONFIG_FILE} includes brings it");
+        Ok(differing.into_iter().map(warning).collect())
+    }
+
     /// Has the staged configuration look for agents' files where they are on this machine. Gives a warning for each that it
     /// cannot be made to.
     fn keep_places(&self, swap: &Swap, is_staged: bool) -> Result<Vec<String>> {
-        let staged = |path: &Path| {
-            let staged = self.places.name_of(path).map(|name| swap.staged(&name)).filter(|staged| staged.is_file());
-            staged.unwrap_or_else(|| path.to_owned())
-        };
+        let staged = |path: &Path| self.staged(swap, path);
         // One that makes no sense is restored as it is: that is what the snapshot holds.
         let Ok(Some(config)) = openclaw_config::load_as_if(&self.config_path, &self.env, &staged) else {
             return Ok(Vec::new());

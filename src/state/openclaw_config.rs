@@ -72,14 +72,22 @@ pub fn load_with_files(path: &Path, env: &Environment) -> Result<Option<Loaded>>
 /// # Errors
 /// Those of [`load`].
 pub fn load_as_if(path: &Path, env: &Environment, staged: &dyn Fn(&Path) -> PathBuf) -> Result<Option<Loaded>> {
+    let mut loaded = merge_files(path, env, staged)?;
+    if let Some(Loaded { value, .. }) = &mut loaded {
+        let variables = with_config_variables(env, value);
+        substitute(value, &variables);
+    }
+    Ok(loaded)
+}
+
+/// [`load_as_if`] with `${ENV}` references as they are written.
+fn merge_files(path: &Path, env: &Environment, staged: &dyn Fn(&Path) -> PathBuf) -> Result<Option<Loaded>> {
     let path = std::path::absolute(path).map_err(|error| Error::io("resolve", path, error))?;
     let mut loader = Loader::new(&path, env, staged);
     let Some(text) = loader.read(&path, MAX_FILE_BYTES)? else { return Ok(None) };
     let value = parse(&text).map_err(|problem| syntax_error(&path, &problem))?;
     let mut chain = vec![normalize(&path)];
-    let mut value = loader.expand(value, &mut chain, 0)?;
-    let variables = with_config_variables(env, &value);
-    substitute(&mut value, &variables);
+    let value = loader.expand(value, &mut chain, 0)?;
     Ok(Some(Loaded { value, files: loader.included }))
 }
 

@@ -285,16 +285,19 @@ fn copy_own_rows(own: &Path, staged: &Path, run: Run) -> rusqlite::Result<()> {
     };
     let of_the_run: &[&str] = if run == Run::GoesOn { LEASE_TABLES } else { &[] };
     let mut taken = HashSet::new();
-    let in_both = |table: &str| -> rusqlite::Result<bool> {
-        Ok(has_table(&connection, "main", table)? && has_table(&connection, "own", table)?)
-    };
     for table in SECRET_TABLES.iter().chain(of_the_run) {
-        if in_both(table)? {
+        if has_table(&connection, "own", table)? {
+            if columns(&connection, "main", table)? != columns(&connection, "own", table)? {
+                lay_out_as_own(&connection, table)?;
+            }
             take(table, "true")?;
             taken.insert((*table).to_owned());
         }
     }
-    if in_both(EXEC_APPROVALS)? {
+    if has_table(&connection, "own", MACHINE_STATE)? && !has_table(&connection, "main", MACHINE_STATE)? {
+        lay_out_as_own(&connection, MACHINE_STATE)?;
+    }
+    if has_table(&connection, "main", EXEC_APPROVALS)? && has_table(&connection, "own", EXEC_APPROVALS)? {
         let sql = format!(
             "UPDATE main.{EXEC_APPROVALS} AS staged
              SET raw_json = json_set(staged.raw_json, ?1, json_extract(live.raw_json, ?1)), has_socket_token = 1
@@ -316,6 +319,17 @@ fn copy_own_rows(own: &Path, staged: &Path, run: Run) -> rusqlite::Result<()> {
     }
     connection.execute_batch("COMMIT; DETACH own")?;
     connection.close().map_err(|(_, error)| error)
+}
+
+/// Makes a table of the staged database, empty, as this machine's `OpenClaw` has it: the snapshot's may be older, and would
+/// not take all of what is in this one. (`OpenClaw` brings an older database up to date table by table, and looks first.)
+fn lay_out_as_own(connection: &Connection, table: &str) -> rusqlite::Result<()> {
+    let mut query = connection.prepare(
+        "SELECT sql FROM own.sqlite_schema WHERE tbl_name = ?1 AND sql IS NOT NULL ORDER BY type <> 'table', name",
+    )?;
+    let definitions = query.query_map([table], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    connection.execute_batch(&format!("DROP TABLE IF EXISTS main.\"{table}\""))?;
+    definitions.iter().try_for_each(|definition| connection.execute_batch(definition))
 }
 
 /// Whether `OpenClaw`'s staged database is of a schema that this machine's `OpenClaw` knows: no newer one than that of the

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{CONFIG_FILE, MAX_FILE_BYTES, parse, read_bounded};
+use super::{CONFIG_FILE, Environment, MAX_FILE_BYTES, merge_files, parse, read_bounded};
 use crate::error::{Error, Result};
 
 /// Settings that are this machine's own: how to reach its backups, and who may reach its gateway.
@@ -16,19 +16,31 @@ const OWN_SETTINGS: &[&[&str]] = &[
     &["gateway", "port"],
 ];
 
-/// Gives a staged configuration, about to replace `live`, the settings that are this machine's own. Where they are the
-/// same, or one of the files makes no sense, the staged one stays as it is to the byte; otherwise comments are lost.
+/// Gives the configuration in `path`, for which files lie where `staged` says, the settings that are this machine's own, as
+/// that of the live files says. Where they are the same, or one of the two makes no sense, it stays as it is to the byte;
+/// otherwise comments are lost. Gives the settings that differ all the same: what another file brings, the main one that
+/// stays where it is cannot change.
 ///
 /// # Errors
 /// `IO`.
-pub fn keep_own_settings(live: &Path, staged: &Path) -> Result<()> {
-    let Some(own) = read_object(live)? else { return Ok(()) };
-    edit(staged, |staged| {
-        for path in OWN_SETTINGS {
-            set_at(staged, path, path.iter().try_fold(&own, |value, name| value.get(name)).cloned());
+pub fn keep_own_settings(
+    path: &Path,
+    env: &Environment,
+    staged: &dyn Fn(&Path) -> PathBuf,
+) -> Result<Vec<String>> {
+    let merged = |staged| merge_files(path, env, staged).ok().flatten().map(|loaded| loaded.value);
+    let (Some(own), Some(new)) = (merged(&|path| path.to_owned()), merged(staged)) else { return Ok(Vec::new()) };
+    let differing: Vec<_> = OWN_SETTINGS.iter().filter(|setting| get_at(&own, setting) != get_at(&new, setting)).collect();
+    let main = staged(path);
+    if main == path {
+        return Ok(differing.into_iter().map(|setting| setting.join(".")).collect());
+    }
+    edit(&main, |config| {
+        for setting in differing {
+            set_at(config, setting, get_at(&own, setting).cloned());
         }
     })
-    .map(|_| ())
+    .map(|_| Vec::new())
 }
 
 /// Sets texts in a configuration file, each at the path of its names; `false` when the file makes no sense.
@@ -80,6 +92,10 @@ fn edit(path: &Path, change: impl FnOnce(&mut Value)) -> Result<bool> {
         std::fs::write(path, text + "\n").map_err(|error| Error::io("write", path, error))?;
     }
     Ok(true)
+}
+
+fn get_at<'v>(value: &'v Value, path: &[&str]) -> Option<&'v Value> {
+    path.iter().try_fold(value, |value, name| value.get(name))
 }
 
 /// Sets or removes what is at `path`, making objects on the way as needed.
