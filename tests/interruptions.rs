@@ -278,7 +278,8 @@ fn a_rollback_killed_under_a_gateway_leaves_the_old_state_or_the_new_one() {
     for path in DATABASES {
         let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
                     INSERT INTO t SELECT 'new state' FROM n";
-        database(&bench, path, &format!("PRAGMA journal_mode=WAL; CREATE TABLE t(x); {rows}"));
+        let lease = "CREATE TABLE state_leases(owner TEXT); INSERT INTO state_leases VALUES ('of the first run')";
+        database(&bench, path, &format!("PRAGMA journal_mode=WAL; CREATE TABLE t(x); {rows}; {lease}"));
     }
     bench.write("workspace/file", "new state");
     let mut gateways = DATABASES.map(|path| Gateway::open(&bench.state(path)));
@@ -297,6 +298,9 @@ fn a_rollback_killed_under_a_gateway_leaves_the_old_state_or_the_new_one() {
         let delay = Duration::from_secs_f64(spread(number) * 0.03);
         let begun = || number % 4 == 0 || journal.exists();
         killed += usize::from(interrupt(&bench, ("apply", ""), begun, delay));
+        for gateway in &mut gateways {
+            gateway.ask(&format!("UPDATE state_leases SET owner = 'of run {number}'"));
+        }
 
         let recovered = bench.run(rollback::recover(&bench.target)).unwrap();
         let state = fs::read_to_string(bench.state("workspace/file")).unwrap();
@@ -314,6 +318,7 @@ fn a_rollback_killed_under_a_gateway_leaves_the_old_state_or_the_new_one() {
                 gateway.ask("SELECT count(*), min(x), max(x) FROM t"),
                 format!("[(3000, '{state}', '{state}')]")
             );
+            assert_eq!(gateway.ask("SELECT owner FROM state_leases"), format!("[('of run {number}',)]"));
             assert_eq!(gateway.ask("PRAGMA integrity_check"), "[('ok',)]");
         }
         assert!(!bench.state("b2-backup/rollback").exists() && !bench.state("b2-backup/prepared.json").exists());
@@ -553,6 +558,46 @@ fn a_swap_that_was_being_taken_back_ends_with_the_old_state() {
             assert!(rig.set_aside().is_empty());
         }
     }
+}
+
+/// A start without the disk that a part of the state lies on.
+#[test]
+fn a_rollback_that_was_interrupted_waits_for_the_disk_that_a_part_of_it_lies_on() {
+    let rig = Rig::new();
+    rig.stage();
+    let disk = rig.root.path().join("disk");
+    write(&disk, "notes.md", "old");
+    write(&disk, ".b2-backup-rollback/new/workspace/notes.md", "new");
+    let volume = |name: &str, directory: &Path| {
+        let place = serde_json::json!({ "name": name, "directory": directory, "file": null });
+        serde_json::json!({ "place": place, "isMount": false })
+    };
+    let path = "workspace/notes.md".to_owned();
+    let steps = [
+        Step::TakeAway { path: path.clone(), saved: true, database: false },
+        Step::PutIn(path),
+        Step::TakeAway { path: "a/gone".into(), saved: true, database: false },
+    ];
+    let journal = serde_json::json!({
+        "format": 1, "occasion": occasion(), "undo": false, "steps": steps,
+        "volumes": [volume("", rig.root.path()), volume("workspace", &disk)],
+    });
+    fs::write(rig.own("rollback/journal.json"), journal.to_string()).unwrap();
+    let unplugged = rig.root.path().join("unplugged");
+    fs::rename(&disk, &unplugged).unwrap();
+    for is_mount_point in [false, true] {
+        if is_mount_point {
+            fs::create_dir(&disk).unwrap();
+        }
+        let error = recover(rig.root.path(), &rig.folder()).unwrap_err();
+        assert!(error.is_retryable() && error.to_string().contains("disk/.b2-backup-rollback"), "{error}");
+        assert!(rig.root.path().join("a/gone").exists(), "nothing is done by half");
+    }
+    fs::remove_dir(&disk).unwrap();
+    fs::rename(&unplugged, &disk).unwrap();
+    assert!(recover(rig.root.path(), &rig.folder()).unwrap().unwrap().finished);
+    assert_eq!(fs::read_to_string(disk.join("notes.md")).unwrap(), "new");
+    assert!(!rig.root.path().join("a/gone").exists() && !disk.join(".b2-backup-rollback").exists());
 }
 
 /// Makes a file one that cannot be renamed, not even by root. `None` where that is not possible.

@@ -582,7 +582,17 @@ impl Mount {
     /// `None` where this user may not mount.
     fn new(at: std::path::PathBuf) -> Option<Self> {
         fs::create_dir_all(&at).unwrap();
-        let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&at).status();
+        Self::mount(&["-t", "tmpfs", "tmpfs"], at)
+    }
+
+    /// A single file, as containers mount a configuration.
+    fn of_file(file: &std::path::Path, at: std::path::PathBuf) -> Option<Self> {
+        fs::write(&at, "").unwrap();
+        Self::mount(&["--bind", file.to_str().unwrap()], at)
+    }
+
+    fn mount(arguments: &[&str], at: std::path::PathBuf) -> Option<Self> {
+        let mounted = std::process::Command::new("mount").args(arguments).arg(&at).status();
         mounted.is_ok_and(|status| status.success()).then_some(Self(at))
     }
 }
@@ -611,6 +621,34 @@ fn a_workspace_in_a_volume_of_its_own_is_rolled_back_too() {
     assert_same(&bench.tree(), &damaged);
     bench.write("workspace/SOUL.md", "changed again");
     assert!(bench.push().snapshot.is_some());
+}
+
+#[test]
+fn neither_a_file_that_is_mounted_nor_a_mount_point_that_the_snapshot_lacks_stands_in_the_way() {
+    let bench = Bench::default();
+    populate(&bench);
+    let file = bench.root.path().join("mounted.md");
+    fs::write(&file, "from outside").unwrap();
+    let Some(_file) = Mount::of_file(&file, bench.state("workspace/mounted.md")) else { return };
+    let before = bench.tree();
+    bench.push();
+    bench.write("workspace/SOUL.md", "changed");
+    let Some(_folder) = Mount::new(bench.state("workspace/data")) else { return };
+    bench.write("workspace/data/file", "on it");
+    bench.rollback("latest");
+    let mut after = bench.tree();
+    // It can be emptied, not removed.
+    assert!(after.remove("workspace/data").is_some());
+    assert_same(&after, &before);
+    // What would have to be replaced itself says so, and nothing is changed.
+    fs::write(&file, "from outside, later").unwrap();
+    bench.write("workspace/SOUL.md", "changed again");
+    let error = bench.try_rollback("latest", &[], false).unwrap_err();
+    assert!(
+        error.to_string().contains("mounted.md") && !error.to_string().contains("taking it back failed"),
+        "{error}"
+    );
+    assert_eq!(fs::read(bench.state("workspace/SOUL.md")).unwrap(), b"changed again");
 }
 
 #[test]

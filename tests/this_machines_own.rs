@@ -116,7 +116,8 @@ fn config(bench: &Bench, path: &str) -> Value {
 #[test]
 fn own_settings_that_an_included_file_holds_are_kept() {
     let bench = Bench::default();
-    let plugins = |key: &str| json!({ "entries": { "openclaw-b2-backup": { "config": { "keyId": key } } } }).to_string();
+    let plugins =
+        |key: &str| json!({ "entries": { "openclaw-b2-backup": { "config": { "keyId": key } } } }).to_string();
     bench.write("openclaw.json", json!({ "plugins": { "$include": "./plugins.json" }, "theme": "old" }).to_string());
     bench.write("plugins.json", plugins("first"));
     let first = bench.push().snapshot.unwrap();

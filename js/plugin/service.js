@@ -104,6 +104,8 @@ async function boots(engine, logger) {
     const recovered = await engine.change("recover");
     if (recovered) {
       logger.warn(texts.recovered(recovered));
+      // The gateway has read what was there before.
+      engine.restartWanted = recovered.outcome !== "discarded";
       const { rollback } = engine.record.facts;
       if (rollback) {
         const applied = recovered.outcome === "finished";
@@ -113,7 +115,7 @@ async function boots(engine, logger) {
     }
     const restored = await engine.change("restoreIfEmpty");
     if (restored) logger.info(texts.restoredEmpty(restored));
-    engine.restartWanted = restored?.restartRequired === true;
+    engine.restartWanted ||= restored?.restartRequired === true;
   } catch (error) {
     const { code, message } = /** @type {Failure} */ (error);
     if (code !== "CONFIG") logger.error(`B2 backup: the start is incomplete: ${message}`);

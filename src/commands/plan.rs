@@ -10,7 +10,7 @@ use crate::error::{Code, Error, Result};
 use crate::repository::restore::{parents, time};
 use crate::repository::tree::{Entry, Kind};
 use crate::state::blank::is_first_steps;
-use crate::state::database::{self, Run, owner_of_side_file};
+use crate::state::database::{self, owner_of_side_file};
 use crate::state::openclaw_config::{self, CONFIG_FILE, Environment};
 use crate::state::places::Places;
 use crate::state::rules::{PathFilter, Rules};
@@ -268,8 +268,7 @@ impl<'a> Planner<'a> {
             if entry.kind == Kind::Directory {
                 folders.push(entry);
             } else {
-                let going =
-                    Going { saved: !has_more_than_a_snapshot(entry), database: entry.kind == Kind::Database };
+                let going = Going { saved: !has_more_than_a_snapshot(entry), database: entry.kind == Kind::Database };
                 if !going.saved {
                     self.warn_of_what_is_set_aside(path, "holds credentials, which are in no snapshot");
                 }
@@ -404,12 +403,7 @@ impl Plan {
     }
 
     /// Gives what is staged this machine's own: rows of databases, and settings.
-    pub(super) fn keep_what_is_this_machines(
-        &self,
-        machine: &ThisMachine,
-        swap: &Swap,
-        databases: Databases,
-    ) -> Result<Vec<String>> {
+    pub(super) fn keep_what_is_this_machines(&self, machine: &ThisMachine, swap: &Swap) -> Result<Vec<String>> {
         let places = &machine.places;
         let mut warnings = Vec::new();
         let is_config = |entry: &Entry| entry.kind == Kind::File && places.config_files.contains(&entry.path);
@@ -423,11 +417,7 @@ impl Plan {
                 warnings.extend(problems.into_iter().map(|problem| format!("{}: {problem}", entry.path)));
                 database::check_version(&live, &staged)?;
                 database::move_to(&staged, places.state_dir())?;
-                let run = match databases {
-                    Databases::Move => Run::Over,
-                    Databases::Overwrite => Run::GoesOn,
-                };
-                if !database::keep_rows_of_this_machine(&live, &staged, run)? {
+                if !database::keep_rows_of_this_machine(&live, &staged)? {
                     let problem = "was too damaged to give back this machine's credentials; log in again where needed";
                     warnings.push(format!("{} {problem}", entry.path));
                 }

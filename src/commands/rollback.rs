@@ -377,7 +377,7 @@ impl Staged {
         let (places, unsaved) = (&machine.places, safety.is_none());
         let steps = plan.steps();
         let prepare = || {
-            let warnings = plan.keep_what_is_this_machines(&machine, &swap, databases)?;
+            let warnings = plan.keep_what_is_this_machines(&machine, &swap)?;
             let locks = match databases {
                 Databases::Move => lock_databases(&|name| places.locate(name), &steps)?,
                 Databases::Overwrite => Vec::new(),

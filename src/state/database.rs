@@ -23,8 +23,8 @@ use crate::error::{Code, Error, Result};
 
 pub use content::{holds_agent_content, seeded_files};
 pub use indexes::make_again as make_indexes_again;
-use own_rows::remove_rows_that_stay_home;
-pub use own_rows::{Run, check_version, keep_rows_of_this_machine, move_to};
+pub use own_rows::{check_version, keep_rows_of_this_machine, move_to};
+use own_rows::{keep_leases, remove_rows_that_stay_home};
 
 /// How every SQLite database starts (<https://sqlite.org/fileformat2.html>, section 1.3).
 pub const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -293,11 +293,12 @@ pub fn copy_whole(live: &Path, copy: &Path) -> Result<()> {
 }
 
 /// Makes the live database `live` equal to `source`, in one transaction, under whoever has it open: they read the new
-/// content from their next transaction on.
+/// content from their next transaction on, and have the leases that they had.
 ///
 /// # Errors
 /// `LOCKED` when somebody holds it for too long, `IO`. Then it is as it was.
 pub fn overwrite(live: &Path, source: &Path) -> Result<()> {
+    keep_leases(live, source)?;
     let attempt = || -> rusqlite::Result<()> {
         let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_WRITE;
         let mut live = Connection::open_with_flags(live, flags)?;
@@ -582,7 +583,7 @@ mod tests {
             .unwrap()
             .execute_batch("INSERT INTO worker_environments VALUES ('new'); INSERT INTO worker_environment_credentials VALUES ('new', 'hash')")
             .unwrap();
-        keep_rows_of_this_machine(&live, &copy, Run::Over).unwrap();
+        keep_rows_of_this_machine(&live, &copy).unwrap();
         assert_eq!(one::<String>(&copy, "SELECT group_concat(id) FROM worker_environment_credentials"), "w");
         assert_eq!(one::<i64>(&copy, "SELECT count(*) FROM web_push_subscriptions"), 1);
         assert_eq!(
@@ -617,7 +618,7 @@ mod tests {
         let (live, staged) = (folder.path().join("openclaw.sqlite"), folder.path().join("staged"));
         make(&live, &openclaw_schema("mine")).close().unwrap();
         make(&staged, &openclaw_schema("theirs").replace("WAL", "DELETE")).close().unwrap();
-        keep_rows_of_this_machine(&live, &staged, Run::Over).unwrap();
+        keep_rows_of_this_machine(&live, &staged).unwrap();
         assert_eq!(one::<String>(&staged, "SELECT body FROM auth_profile_store"), "mine");
         let value =
             |key: &str| one::<String>(&staged, &format!("SELECT value FROM config_machine_state WHERE key = '{key}'"));

@@ -7,7 +7,6 @@
 
 mod volumes;
 
-use std::collections::hash_map::Entry::Vacant;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,7 +19,7 @@ use super::database::{self, Exclusive};
 use super::places::Places;
 use super::private::{PrivateFolder, create_private_dir, remove_file, remove_tree, sync_parent, write_durably};
 use super::scan::{mode, mtime};
-use crate::error::{Error, Result, to_json};
+use crate::error::{Code, Error, Result, to_json};
 use crate::repository::restore::{parents, set_mode, set_time_of, sha256_of};
 use crate::repository::tree::{Entry, Kind};
 
@@ -157,7 +156,7 @@ impl Swap {
     #[must_use]
     pub fn staging_of(&self, name: &str) -> PathBuf {
         let volume = &self.volumes.0[self.volumes.find(name).0];
-        volume.place.directory.join(volume.swap_folder()).join(NEW)
+        volume.folder().join(NEW)
     }
 
     /// Where what is new and called `name` itself lies until then.
@@ -188,9 +187,14 @@ impl Swap {
     /// next start tries anew.
     pub fn apply(self, occasion: Occasion, steps: Vec<Step>) -> Result<Vec<String>> {
         let mut journal = Journal { format: 1, occasion, undo: false, volumes: self.volumes.clone(), steps };
-        let mover = match Mover::new(&journal)
-            .and_then(|mover| self.sync().and_then(|()| journal.write(&self.folder)).map(|()| mover))
-        {
+        let begin = || {
+            self.volumes.make_ready(&journal.steps)?;
+            let mover = Mover::new(&journal)?;
+            self.sync()?;
+            journal.write(&self.folder)?;
+            Ok(mover)
+        };
+        let mover = match begin() {
             Ok(mover) => mover,
             Err(error) => {
                 self.discard();
@@ -297,6 +301,16 @@ pub fn recover(state_dir: &Path, folder: &PrivateFolder) -> Result<Option<Recove
     })?;
     journal.volumes.move_to(state_dir);
     let swap = Swap { folder: swap_folder, volumes: journal.volumes.clone() };
+    if let Some(missing) = swap.volumes.without_swap_folder(&journal.steps) {
+        let problem = format!(
+            "a rollback was interrupted and has to be finished first, and part of it lies in {}, which is not there",
+            missing.display()
+        );
+        return Err(Error::new(Code::Io, problem)
+            .at_path(missing.display().to_string())
+            .advise(format!("mount its disk; if that is gone for good, remove {} to go on without", path.display()))
+            .retryable());
+    }
     let mover = Mover::new(&journal)?;
     let locate = |name: &str| journal.volumes.locate(name);
     let locks = if journal.occasion.under_gateway { Ok(Vec::new()) } else { lock_databases(&locate, &journal.steps) };
@@ -417,15 +431,10 @@ impl Mover {
     fn new(journal: &Journal) -> Result<Self> {
         let volumes = journal.volumes.clone();
         let mut open = HashMap::new();
-        for step in &journal.steps {
-            let (number, _) = volumes.find(step.path());
-            if let Vacant(missing) = open.entry(number) {
-                let path = &volumes.0[number].place.directory;
-                let opened = std::fs::create_dir_all(path)
-                    .and_then(|()| Dir::open_ambient_dir(path, ambient_authority()))
-                    .map_err(|error| Error::io("open", path, error))?;
-                missing.insert(opened);
-            }
+        for number in volumes.used_by(&journal.steps) {
+            let path = &volumes.0[number].place.directory;
+            let opened = Dir::open_ambient_dir(path, ambient_authority());
+            open.insert(number, opened.map_err(|error| Error::io("open", path, error))?);
         }
         Ok(Self { volumes, open, occasion: journal.occasion.folder_name() })
     }
@@ -711,10 +720,11 @@ impl Spot<'_> {
     }
 }
 
-/// Whether a directory was not removed since it is not there, holds something, or is still what it was to replace.
+/// Whether a directory was not removed since it is not there, holds something, is still what it was to replace, or has
+/// something mounted on it.
 fn is_no_empty_directory(error: &io::Error) -> bool {
-    use io::ErrorKind::{DirectoryNotEmpty, NotADirectory, NotFound};
-    matches!(error.kind(), NotFound | DirectoryNotEmpty | NotADirectory)
+    use io::ErrorKind::{DirectoryNotEmpty, NotADirectory, NotFound, ResourceBusy};
+    matches!(error.kind(), NotFound | DirectoryNotEmpty | NotADirectory | ResourceBusy)
 }
 
 /// Makes everything written so far survive a power cut.

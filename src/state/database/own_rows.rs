@@ -206,21 +206,12 @@ fn starts_with(column: &str, start: &str) -> String {
     format!("substr(\"{column}\", 1, {}) = '{start}'", start.len())
 }
 
-/// Whether the gateway run that wrote the live database goes on with the one that takes its place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Run {
-    /// It is over: nobody holds a lease.
-    Over,
-    /// It goes on, at least until it has stopped in an orderly way: its leases are kept.
-    GoesOn,
-}
-
 /// Gives a staged database, about to replace `live`, the rows that are this machine's own: its credentials, its
 /// identities, its record of installed plugins. `false` when the live database is too damaged to give them.
 ///
 /// # Errors
 /// `IO` when the staged database does not take them.
-pub fn keep_rows_of_this_machine(live: &Path, staged: &Path, run: Run) -> Result<bool> {
+pub fn keep_rows_of_this_machine(live: &Path, staged: &Path) -> Result<bool> {
     if !is_openclaws(live) || !live.is_file() {
         return Ok(true);
     }
@@ -232,7 +223,7 @@ pub fn keep_rows_of_this_machine(live: &Path, staged: &Path, run: Run) -> Result
         result => result,
     };
     let kept = match copied {
-        Ok(()) => copy_own_rows(&own, staged, run),
+        Ok(()) => copy_own_rows(&own, staged),
         Err(error) => return Err(error),
     };
     for file in [own.clone()].into_iter().chain(side_files(&own)).filter(|file| file.exists()) {
@@ -264,33 +255,13 @@ pub fn move_to(staged: &Path, state_dir: &Path) -> Result<()> {
     rewrite().map_err(failed("adapt", staged))
 }
 
-fn copy_own_rows(own: &Path, staged: &Path, run: Run) -> rusqlite::Result<()> {
+fn copy_own_rows(own: &Path, staged: &Path) -> rusqlite::Result<()> {
     let connection = open_copy(staged)?;
     connection.execute("ATTACH ?1 AS own", [own.to_string_lossy()])?;
     connection.execute_batch("BEGIN IMMEDIATE")?;
-    let take = |table: &str, condition: &str| -> rusqlite::Result<()> {
-        let staged_columns = columns(&connection, "main", table)?;
-        let common: Vec<_> = columns(&connection, "own", table)?
-            .into_iter()
-            .filter(|column| staged_columns.contains(column))
-            .map(|column| format!("\"{}\"", column.replace('"', "\"\"")))
-            .collect();
-        let list = common.join(", ");
-        connection.execute(&format!("DELETE FROM main.\"{table}\" WHERE {condition}"), [])?;
-        connection.execute(
-            &format!("INSERT INTO main.\"{table}\" ({list}) SELECT {list} FROM own.\"{table}\" WHERE {condition}"),
-            [],
-        )?;
-        Ok(())
-    };
-    let of_the_run: &[&str] = if run == Run::GoesOn { LEASE_TABLES } else { &[] };
     let mut taken = HashSet::new();
-    for table in SECRET_TABLES.iter().chain(of_the_run) {
-        if has_table(&connection, "own", table)? {
-            if columns(&connection, "main", table)? != columns(&connection, "own", table)? {
-                lay_out_as_own(&connection, table)?;
-            }
-            take(table, "true")?;
+    for table in SECRET_TABLES {
+        if take_table(&connection, table)? {
             taken.insert((*table).to_owned());
         }
     }
@@ -314,11 +285,60 @@ fn copy_own_rows(own: &Path, staged: &Path, run: Run) -> rusqlite::Result<()> {
         && key == own_key
     {
         for start in SECRET_KEYS.iter().chain(MACHINE_KEYS) {
-            take(MACHINE_STATE, &starts_with(&key, start))?;
+            take_rows(&connection, MACHINE_STATE, &starts_with(&key, start))?;
         }
     }
     connection.execute_batch("COMMIT; DETACH own")?;
     connection.close().map_err(|(_, error)| error)
+}
+
+/// Gives `source`, about to overwrite the live database, the leases in that: the gateway that took them goes on, at least until it
+/// has stopped in an orderly way.
+///
+/// # Errors
+/// `LOCKED` when a writer holds it for too long, `IO`.
+pub(super) fn keep_leases(live: &Path, source: &Path) -> Result<()> {
+    if !is_openclaws(live) {
+        return Ok(());
+    }
+    let take = || -> rusqlite::Result<()> {
+        let connection = open_copy(source)?;
+        connection.execute("ATTACH ?1 AS own", [live.to_string_lossy()])?;
+        // Not at once: that would lock the live one too.
+        connection.execute_batch("BEGIN")?;
+        for table in LEASE_TABLES {
+            take_table(&connection, table)?;
+        }
+        connection.execute_batch("COMMIT; DETACH own")?;
+        connection.close().map_err(|(_, error)| error)
+    };
+    take().map_err(failed("read the leases in", live))
+}
+
+/// Takes all rows of a table over, as `own` lays it out; `false` when `own` has no such table.
+fn take_table(connection: &Connection, table: &str) -> rusqlite::Result<bool> {
+    let is_there = has_table(connection, "own", table)?;
+    if is_there {
+        if columns(connection, "main", table)? != columns(connection, "own", table)? {
+            lay_out_as_own(connection, table)?;
+        }
+        take_rows(connection, table, "true")?;
+    }
+    Ok(is_there)
+}
+
+/// Replaces rows by those of `own`, as far as both have the same columns.
+fn take_rows(connection: &Connection, table: &str, condition: &str) -> rusqlite::Result<()> {
+    let staged_columns = columns(connection, "main", table)?;
+    let common: Vec<_> = columns(connection, "own", table)?
+        .into_iter()
+        .filter(|column| staged_columns.contains(column))
+        .map(|column| format!("\"{}\"", column.replace('"', "\"\"")))
+        .collect();
+    let list = common.join(", ");
+    connection.execute(&format!("DELETE FROM main.\"{table}\" WHERE {condition}"), [])?;
+    let sql = format!("INSERT INTO main.\"{table}\" ({list}) SELECT {list} FROM own.\"{table}\" WHERE {condition}");
+    connection.execute(&sql, []).map(|_| ())
 }
 
 /// Makes a table of the staged database, empty, as this machine's `OpenClaw` has it: the snapshot's may be older, and would

@@ -23,14 +23,11 @@ const OWN_SETTINGS: &[&[&str]] = &[
 ///
 /// # Errors
 /// `IO`.
-pub fn keep_own_settings(
-    path: &Path,
-    env: &Environment,
-    staged: &dyn Fn(&Path) -> PathBuf,
-) -> Result<Vec<String>> {
+pub fn keep_own_settings(path: &Path, env: &Environment, staged: &dyn Fn(&Path) -> PathBuf) -> Result<Vec<String>> {
     let merged = |staged| merge_files(path, env, staged).ok().flatten().map(|loaded| loaded.value);
     let (Some(own), Some(new)) = (merged(&|path| path.to_owned()), merged(staged)) else { return Ok(Vec::new()) };
-    let differing: Vec<_> = OWN_SETTINGS.iter().filter(|setting| get_at(&own, setting) != get_at(&new, setting)).collect();
+    let differing: Vec<_> =
+        OWN_SETTINGS.iter().filter(|setting| get_at(&own, setting) != get_at(&new, setting)).collect();
     let main = staged(path);
     if main == path {
         return Ok(differing.into_iter().map(|setting| setting.join(".")).collect());

@@ -1,11 +1,14 @@
 //! The file systems that a state lies on. Within one of them things can be renamed, which a swap is made of.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Step;
+use crate::error::{Error, Result};
 use crate::state::places::{Place, Places, join};
-use crate::state::private::FOLDER;
+use crate::state::private::{FOLDER, create_private_dir};
 
 /// Holds everything of a swap under way, in the private folder.
 pub(super) const SWAP: &str = "rollback";
@@ -36,6 +39,11 @@ impl Volume {
     /// What holds everything of a swap, below the volume's directory.
     pub(super) fn swap_folder(&self) -> String {
         if self.place.name.is_empty() { format!("{FOLDER}/{SWAP}") } else { SWAP_IN_VOLUME.into() }
+    }
+
+    /// The same, as a path.
+    pub(super) fn folder(&self) -> PathBuf {
+        self.place.directory.join(self.swap_folder())
     }
 
     /// What holds what is set aside.
@@ -74,7 +82,35 @@ impl Volumes {
 
     /// All folders that hold something of a swap.
     pub(super) fn swap_folders(&self) -> impl Iterator<Item = PathBuf> {
-        self.0.iter().map(|volume| volume.place.directory.join(volume.swap_folder()))
+        self.0.iter().map(Volume::folder)
+    }
+
+    /// Those that something happens in.
+    pub(super) fn used_by<'s>(&self, steps: impl IntoIterator<Item = &'s Step>) -> BTreeSet<usize> {
+        steps.into_iter().map(|step| self.find(step.path()).0).collect()
+    }
+
+    /// Those that something is moved in.
+    fn changed_by(&self, steps: &[Step]) -> impl Iterator<Item = &Volume> {
+        let moving = steps.iter().filter(|step| !matches!(step, Step::SetAttributes { .. }));
+        self.used_by(moving).into_iter().map(|number| &self.0[number])
+    }
+
+    /// Makes the swap folder of each that something is moved in, by which it is known again.
+    ///
+    /// # Errors
+    /// `IO`.
+    pub(super) fn make_ready(&self, steps: &[Step]) -> Result<()> {
+        self.changed_by(steps).try_for_each(|volume| {
+            let directory = &volume.place.directory;
+            std::fs::create_dir_all(directory).map_err(|error| Error::io("create the directory", directory, error))?;
+            create_private_dir(&volume.folder())
+        })
+    }
+
+    /// The swap folder of one that something is moved in and that is not there now, as after a start without its disk.
+    pub(super) fn without_swap_folder(&self, steps: &[Step]) -> Option<PathBuf> {
+        self.changed_by(steps).map(Volume::folder).find(|folder| !folder.is_dir())
     }
 
     /// Follows a state directory that was moved as a whole.
@@ -104,7 +140,8 @@ pub(super) fn stays_inside(path: &str) -> bool {
     path.split('/').all(|segment| !matches!(segment, "" | "." | ".."))
 }
 
-/// Where other file systems are mounted in a directory, relative to it. Linux only: elsewhere such a rollback fails, and is
+/// Where other file systems are mounted in a directory, relative to it. A single file may be mounted too, but nothing is
+/// renamed within that. Linux only: elsewhere such a rollback fails, and is
 /// taken back.
 fn mounts_below(directory: &Path) -> Vec<String> {
     let (Ok(directory), Ok(mounts)) = (directory.canonicalize(), std::fs::read_to_string("/proc/self/mountinfo"))
@@ -116,7 +153,7 @@ fn mounts_below(directory: &Path) -> Vec<String> {
     let mut below: Vec<String> = points
         .filter_map(|point| Some(Path::new(&point).strip_prefix(&directory).ok()?.to_str()?.to_owned()))
         .collect();
-    below.retain(|mount| !mount.is_empty());
+    below.retain(|mount| !mount.is_empty() && directory.join(mount).is_dir());
     below.sort();
     below.dedup();
     below
