@@ -332,7 +332,7 @@ export interface PruneOptions {
 
 /** What `prune` did. */
 export interface PruneResult {
-  /** Why nothing was done: the state has lost most of its files, and the owner has not agreed; null when it was. */
+  /** Why nothing was done: the state has lost most of what it held, and the owner has not agreed; null when it was. */
   shrunk: Shrink | null
   /** Ids of the snapshots removed by retention. */
   removedSnapshots: Array<string>
@@ -414,9 +414,11 @@ export interface PushResult {
   requests: number
   /** What the snapshot does not hold. */
   exceptions: Array<SnapshotException>
+  /** The paths of those exceptions that this machine could read before. It is one of the warnings, too. */
+  dropped: Array<string>
   /** What failed after the snapshot was safe. */
   warnings: Array<string>
-  /** That the state has lost most of its files, so that nothing is pruned until the owner agrees; null when it has not. */
+  /** That the state has lost most of what it held, so that nothing is pruned until the owner agrees; null when it has not. */
   shrunk: Shrink | null
   /**
    * The newest snapshot that this machine had seen, when neither it nor a newer one was listed any more, else null. It is one
@@ -513,7 +515,7 @@ export interface RollbackResult {
   warnings: Array<string>
 }
 
-/** A state that holds less than half of the files that a snapshot of it holds. */
+/** A state that holds less than half of the files that a snapshot of it holds, or less than a quarter of the bytes. */
 export interface Shrink {
   /** The snapshot that holds the most. */
   snapshot: string
@@ -521,6 +523,10 @@ export interface Shrink {
   filesBefore: number
   /** How many files the state holds. */
   files: number
+  /** How many bytes are in those of the snapshot. */
+  bytesBefore: number
+  /** How many bytes are in those of the state. */
+  bytes: number
 }
 
 /** Something of the state that a snapshot does not hold, and why. */
@@ -556,7 +562,7 @@ export interface SnapshotInfo {
   exceptions: number
   /** The first 20 of them; of a legacy one none. */
   firstExceptions: Array<SnapshotException>
-  /** Whether the state had lost most of its files when it was taken. */
+  /** Whether the state had lost most of what it held when it was taken. */
   shrunk: boolean
 }
 
@@ -589,7 +595,7 @@ export interface StatusResult {
   objects: number
   /** Directories of this state that are left out because they are rebuilt. */
   leftOut: Array<string>
-  /** That the state had lost most of its files at this machine's last snapshot; null when it had not, or the owner agreed. */
+  /** That the state had lost most of what it held at this machine's last snapshot; null when it had not, or the owner agreed. */
   shrunk: Shrink | null
   /** What a drill on this machine restored last; null when there was none. */
   proven: Drilled | null

@@ -673,7 +673,7 @@ describe("the owner", () => {
     const record = { facts: {}, set: async (facts) => Object.assign(record.facts, facts) };
     const logger = { error() {}, warn() {} };
     const outcome = watchOutcomes({ api: { config: {}, runtime: { system } }, settings: {} }, { record }, logger);
-    const shrunk = { snapshot: "full", filesBefore: 900, files: 2 };
+    const shrunk = { snapshot: "full", filesBefore: 900, files: 2, bytesBefore: 9_000_000, bytes: 20 };
     for (const report of [
       { snapshot: "a", shrunk },
       { snapshot: "b", shrunk },
@@ -682,10 +682,28 @@ describe("the owner", () => {
       outcome(null, report);
     }
     assert.equal(told.length, 1);
-    assert.match(told[0], /2 are left of the 900 in full\. .*\/b2 accept-shrink\. To go back: \/b2 plan full$/);
+    assert.match(
+      told[0],
+      /2 files, 20 B, are left of the 900, 9(?:\.0)? MB, in full\. .*\/b2 accept-shrink\. To go back: \/b2 plan full$/,
+    );
     outcome(null, { snapshot: "c", shrunk: null });
     outcome(null, { snapshot: "d", shrunk });
     assert.equal(told.length, 2);
+  });
+
+  test("is told once that something can no longer be read, and again when that is something else", () => {
+    const told = [];
+    const system = { enqueueSystemEvent: (text) => told.push(text), requestHeartbeat() {} };
+    const record = { facts: {}, set: async (facts) => Object.assign(record.facts, facts) };
+    const logger = { error() {}, warn() {} };
+    const outcome = watchOutcomes({ api: { config: {}, runtime: { system } }, settings: {} }, { record }, logger);
+    const database = "state/openclaw.sqlite";
+    for (const dropped of [[], [database], [database], [database, "workspace"], [], [database]]) {
+      outcome(null, { snapshot: "a", dropped });
+    }
+    assert.equal(told.length, 3);
+    assert.match(told[0], /state\/openclaw\.sqlite can no longer be read, and is in earlier snapshots, .*\/b2 plan/);
+    assert.match(told[1], /state\/openclaw\.sqlite, workspace can no longer be read, and are/);
   });
 
   test("is told of another machine's snapshots, but not by an agent that is still to be restored", () => {
@@ -794,9 +812,14 @@ describe("the texts", () => {
     assert.match(good, /^Health: good\n/);
     assert.match(good, /\nLast proven restorable: id, 2026-02-/);
     const failed = { snapshot: "old", at: "2026-02-19T00:00:00Z", problems: ["a: damaged\nx"] };
-    const bad = { ...report, proven: null, failed, shrunk: { snapshot: "full", filesBefore: 9, files: 2 } };
+    const bad = {
+      ...report,
+      proven: null,
+      failed,
+      shrunk: { snapshot: "full", filesBefore: 9, files: 2, bytesBefore: 90, bytes: 20 },
+    };
     const said = texts.status(facts, bad, null);
-    assert.match(said, /^Health: a snapshot could not be restored, the state has lost most of its files\n/);
+    assert.match(said, /^Health: a snapshot could not be restored, the state has lost most of what it held\n/);
     assert.match(said, /\nLast proven restorable: none yet\nNot restorable: old: a: damaged x\n.*accept-shrink/);
   });
 

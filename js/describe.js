@@ -30,7 +30,7 @@ export function list({ snapshots, unreadable, warnings }) {
   const rows = snapshots.map((snapshot) => {
     const created = snapshot.createdAt.replace("T", " ").replace(/(\.\d+)?Z$/, "");
     const left = snapshot.complete ? "yes" : `no, ${number(snapshot.exceptions)} left out`;
-    const complete = snapshot.shrunk ? `${left}; most files were gone` : left;
+    const complete = snapshot.shrunk ? `${left}; most of the state was gone` : left;
     const { id, kind, trigger, host, files, bytes } = snapshot;
     return [id, created, kind, trigger, host, number(files), size(bytes), complete];
   });
@@ -218,8 +218,9 @@ function costs(cost) {
 }
 
 /** @param {import("../index.js").Shrink} shrunk */
-function shrinkLine({ snapshot, files, filesBefore }) {
-  const lost = `the last snapshot holds ${count(files, "file")}, and ${snapshot} holds ${number(filesBefore)}`;
+function shrinkLine({ snapshot, files, filesBefore, bytes, bytesBefore }) {
+  const held = `${snapshot} holds ${number(filesBefore)}, ${size(bytesBefore)}`;
+  const lost = `the last snapshot holds ${count(files, "file")}, ${size(bytes)}, and ${held}`;
   return `warning: ${lost}: nothing is pruned until you agree, with prune --accept-shrink`;
 }
 

@@ -140,7 +140,7 @@ export const VERBS = {
   prune: {
     about: "Apply retention, and free what no snapshot needs",
     options: {
-      "accept-shrink": { type: "boolean", about: "Agree that the state has lost most of its files" },
+      "accept-shrink": { type: "boolean", about: "Agree that the state has lost most of what it held" },
       "all-machines": { type: "boolean", about: "Apply retention to the snapshots of every machine" },
     },
     run: ({ io, target, values, abort, onProgress }) => {

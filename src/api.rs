@@ -213,9 +213,11 @@ pub struct PushResult {
     pub requests: f64,
     /// What the snapshot does not hold.
     pub exceptions: Vec<SnapshotException>,
+    /// The paths of those exceptions that this machine could read before. It is one of the warnings, too.
+    pub dropped: Vec<String>,
     /// What failed after the snapshot was safe.
     pub warnings: Vec<String>,
-    /// That the state has lost most of its files, so that nothing is pruned until the owner agrees; null when it has not.
+    /// That the state has lost most of what it held, so that nothing is pruned until the owner agrees; null when it has not.
     pub shrunk: Option<Shrink>,
     /// The newest snapshot that this machine had seen, when neither it nor a newer one was listed any more, else null. It is one
     /// of the warnings, too.
@@ -238,6 +240,7 @@ impl From<commands::PushReport> for PushResult {
             uploaded_bytes: number(report.uploaded_bytes),
             requests: number(report.requests),
             exceptions: convert(report.exceptions),
+            dropped: report.dropped,
             warnings: report.warnings,
             shrunk: report.shrunk.map(Into::into),
             missing: report.missing,
@@ -264,7 +267,7 @@ impl From<commands::OtherMachine> for OtherMachine {
     }
 }
 
-/// A state that holds less than half of the files that a snapshot of it holds.
+/// A state that holds less than half of the files that a snapshot of it holds, or less than a quarter of the bytes.
 #[napi(object, object_from_js = false)]
 pub struct Shrink {
     /// The snapshot that holds the most.
@@ -273,11 +276,21 @@ pub struct Shrink {
     pub files_before: f64,
     /// How many files the state holds.
     pub files: f64,
+    /// How many bytes are in those of the snapshot.
+    pub bytes_before: f64,
+    /// How many bytes are in those of the state.
+    pub bytes: f64,
 }
 
 impl From<commands::Shrink> for Shrink {
     fn from(shrink: commands::Shrink) -> Self {
-        Self { snapshot: shrink.snapshot, files_before: number(shrink.files_before), files: number(shrink.files) }
+        Self {
+            snapshot: shrink.snapshot,
+            files_before: number(shrink.files_before),
+            files: number(shrink.files),
+            bytes_before: number(shrink.bytes_before),
+            bytes: number(shrink.bytes),
+        }
     }
 }
 
@@ -306,7 +319,7 @@ pub struct SnapshotInfo {
     pub exceptions: f64,
     /// The first 20 of them; of a legacy one none.
     pub first_exceptions: Vec<SnapshotException>,
-    /// Whether the state had lost most of its files when it was taken.
+    /// Whether the state had lost most of what it held when it was taken.
     pub shrunk: bool,
 }
 
@@ -570,7 +583,7 @@ pub struct PruneOptions<'env> {
 /// What `prune` did.
 #[napi(object, object_from_js = false, use_nullable = true)]
 pub struct PruneResult {
-    /// Why nothing was done: the state has lost most of its files, and the owner has not agreed; null when it was.
+    /// Why nothing was done: the state has lost most of what it held, and the owner has not agreed; null when it was.
     pub shrunk: Option<Shrink>,
     /// Ids of the snapshots removed by retention.
     pub removed_snapshots: Vec<String>,
@@ -709,7 +722,7 @@ pub struct StatusResult {
     pub objects: f64,
     /// Directories of this state that are left out because they are rebuilt.
     pub left_out: Vec<String>,
-    /// That the state had lost most of its files at this machine's last snapshot; null when it had not, or the owner agreed.
+    /// That the state had lost most of what it held at this machine's last snapshot; null when it had not, or the owner agreed.
     pub shrunk: Option<Shrink>,
     /// What a drill on this machine restored last; null when there was none.
     pub proven: Option<Drilled>,

@@ -65,6 +65,7 @@ fn store_with(bench: &Bench, entries: &[Entry], content: &[u8]) -> String {
             files: 1,
             bytes: 1,
             exceptions: 0,
+            dropped: 0,
             first_exceptions: Vec::new(),
             imported_from: None,
             shrunk: false,

@@ -485,6 +485,41 @@ fn a_directory_with_a_database_in_it_gives_way_and_nothing_is_set_aside() {
     assert_eq!(value(&path, "SELECT x FROM notes"), "row");
 }
 
+/// Then what was written last is in the log alone.
+#[test]
+fn the_log_of_a_database_that_cannot_be_copied_is_named_and_not_lost_in_a_rollback() {
+    let bench = Bench::default();
+    let path = bench.state("workspace/notes.db");
+    drop(sql(&path, "CREATE TABLE notes(x); INSERT INTO notes VALUES ('sound')"));
+    let sound = bench.push().snapshot.unwrap();
+    let open =
+        sql(&path, "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; INSERT INTO notes VALUES ('in the log')");
+    let mut damaged = fs::read(&path).unwrap();
+    let log = fs::read(bench.state("workspace/notes.db-wal")).unwrap();
+    drop(open);
+    damaged[100..4000].fill(0xab);
+    bench.write("workspace/notes.db", &damaged);
+    // A page that is not the damaged one: SQLite reads that from the file.
+    let page_size = 4096;
+    let frame = 24 + page_size;
+    let log: Vec<u8> =
+        log[..32].iter().chain(log[32..].chunks(frame).filter(|frame| frame[3] != 1).flatten()).copied().collect();
+    assert!(log.len() > 32);
+    bench.write("workspace/notes.db-wal", &log);
+
+    for _ in 0..2 {
+        let report = bench.push();
+        assert_eq!(report.exceptions.len(), 1, "{report:?}");
+        assert_eq!(report.exceptions[0].path, "workspace/notes.db-wal");
+    }
+    let report = bench.rollback(&sound);
+    assert_eq!(value(&path, "SELECT group_concat(x) FROM notes"), "sound");
+    assert!(report.warnings.iter().any(|warning| warning.starts_with("workspace/notes.db ")), "{report:?}");
+    let folder = fs::read_dir(bench.state("b2-backup/set-aside")).unwrap().next().unwrap().unwrap().path();
+    assert_eq!(fs::read(folder.join("workspace/notes.db-wal")).unwrap(), log);
+    assert_eq!(fs::read(folder.join("workspace/notes.db")).unwrap(), damaged);
+}
+
 /// A frame has at most 65,536 chunks.
 #[test]
 #[ignore = "slow: it makes 66,000 files"]

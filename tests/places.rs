@@ -298,6 +298,83 @@ fn extra_paths_are_saved_and_rolled_back_and_go_nowhere_where_they_are_not_confi
 }
 
 #[test]
+fn extra_paths_in_the_state_directory_bring_no_credentials_into_a_snapshot() {
+    let root = Bench::default();
+    let inside = root.state("credentials");
+    root.write("credentials/whatsapp/creds.json", "a login");
+    root.write("identity/device.json", "an identity");
+    root.write("workspace/notes.md", "kept");
+    let target = Target { extra_paths: vec![inside, root.state("identity/device.json")], ..root.target.clone() };
+    let options = openclaw_b2_backup::commands::PushOptions { trigger: openclaw_b2_backup::commands::Trigger::Manual };
+    let report = root.run(openclaw_b2_backup::commands::push::push(&target, options, &Operation::default())).unwrap();
+    assert_eq!(report.exceptions.len(), 2, "{report:?}");
+    assert!(report.exceptions.iter().all(|exception| exception.reason.contains("use include")), "{report:?}");
+    assert_eq!(tree(&root.pull("latest")).into_keys().collect::<Vec<_>>(), ["workspace", "workspace/notes.md"]);
+}
+
+#[test]
+fn directories_of_openclaw_that_are_links_are_saved_with_what_they_lead_to() {
+    let outside = Outside::new(json!({}));
+    let bench = &outside.bench;
+    outside.write("agents/main/sessions/a.jsonl", "one");
+    outside.write("agents/main/agent/auth-profiles.json", "a login");
+    outside.write("writer/sessions/b.jsonl", "two");
+    symlink(outside.at("agents"), bench.state("agents")).unwrap();
+    symlink(outside.at("writer"), outside.at("agents/writer")).unwrap();
+    bench.write("workspace/notes.md", "kept");
+    let report = bench.push();
+    assert!(report.exceptions.is_empty(), "{report:?}");
+    let pulled = tree(&bench.pull("latest"));
+    assert!(pulled.contains_key("agents/main/sessions/a.jsonl"), "{pulled:?}");
+    assert!(!pulled.keys().any(|path| path.contains("auth-profiles")), "{pulled:?}");
+
+    outside.write("agents/main/sessions/a.jsonl", "damaged");
+    fs::remove_file(outside.at("writer/sessions/b.jsonl")).unwrap();
+    let report = bench.rollback("latest");
+    assert!(report.warnings.is_empty(), "{report:?}");
+    assert!(bench.state("agents").is_symlink() && outside.at("agents/writer").is_symlink());
+    assert_eq!(read(bench.state("agents/main/sessions/a.jsonl")), "one");
+    assert_eq!(read(outside.at("writer/sessions/b.jsonl")), "two");
+    assert_eq!(read(outside.at("agents/main/agent/auth-profiles.json")), "a login");
+}
+
+/// A start without the disk that a workspace lies on, which then is an empty mount point or nothing at all.
+#[test]
+fn a_workspace_whose_disk_is_not_mounted_is_told_of_and_no_rollback_empties_it() {
+    use std::os::unix::fs::MetadataExt;
+    let outside = Outside::new(json!({ "keepSnapshots": 1 }));
+    let bench = &outside.bench;
+    let Ok(other_disk) = tempfile::tempdir_in("/dev/shm") else { return };
+    if fs::metadata(&other_disk).unwrap().dev() == fs::metadata(&outside.folder).unwrap().dev() {
+        eprintln!("skipped: there is no other file system here");
+        return;
+    }
+    let (disk, unplugged) = (other_disk.path().join("disk"), other_disk.path().join("unplugged"));
+    outside.configure(&json!({ "agents": { "defaults": { "workspace": disk } } }));
+    write(&disk.join("SOUL.md"), "soul");
+    bench.write("agents/main/log.jsonl", "0");
+    let whole = bench.push().snapshot.unwrap();
+    fs::rename(&disk, &unplugged).unwrap();
+    let mut without = String::new();
+    for round in 1..4 {
+        bench.write("agents/main/log.jsonl", round.to_string());
+        let report = bench.push();
+        assert_eq!(report.dropped, ["workspace"], "{report:?}");
+        assert!(report.exceptions[0].reason.contains("is its disk mounted?"), "{report:?}");
+        without = report.snapshot.unwrap();
+        if round == 1 {
+            fs::create_dir(&disk).unwrap();
+        }
+    }
+    assert_eq!(bench.list(), [without.clone(), whole]);
+    fs::remove_dir(&disk).unwrap();
+    fs::rename(&unplugged, &disk).unwrap();
+    bench.rollback(&without);
+    assert_eq!(read(disk.join("SOUL.md")), "soul");
+    assert!(bench.push().dropped.is_empty());
+}
+
+#[test]
 fn an_ignore_file_leaves_out_what_it_names_and_a_rollback_leaves_that_alone() {
     let outside = Outside::new(json!({}));
     let bench = &outside.bench;

@@ -582,16 +582,16 @@ impl Mount {
     /// `None` where this user may not mount.
     fn new(at: std::path::PathBuf) -> Option<Self> {
         fs::create_dir_all(&at).unwrap();
-        Self::mount(&["-t", "tmpfs", "tmpfs"], at)
+        Self::mounted(&["-t", "tmpfs", "tmpfs"], at)
     }
 
     /// A single file, as containers mount a configuration.
     fn of_file(file: &std::path::Path, at: std::path::PathBuf) -> Option<Self> {
         fs::write(&at, "").unwrap();
-        Self::mount(&["--bind", file.to_str().unwrap()], at)
+        Self::mounted(&["--bind", file.to_str().unwrap()], at)
     }
 
-    fn mount(arguments: &[&str], at: std::path::PathBuf) -> Option<Self> {
+    fn mounted(arguments: &[&str], at: std::path::PathBuf) -> Option<Self> {
         let mounted = std::process::Command::new("mount").args(arguments).arg(&at).status();
         mounted.is_ok_and(|status| status.success()).then_some(Self(at))
     }
@@ -953,6 +953,73 @@ fn an_emptied_state_prunes_nothing_until_its_owner_agrees() {
     bench.write("agents/main/log.jsonl", "and it goes on");
     let report = bench.push();
     assert_eq!((report.shrunk, report.warnings.len()), (None, 0), "{:?}", report.warnings);
+}
+
+#[test]
+fn a_database_that_has_lost_most_of_its_bytes_prunes_nothing_either() {
+    let bench = Bench::new(serde_json::json!({ "keepSnapshots": 2 }));
+    populate(&bench);
+    bench.write("agents/main/sessions/all.jsonl", vec![b'x'; 8 << 20]);
+    let good = bench.push().snapshot.unwrap();
+    for round in 0..3 {
+        bench.write("agents/main/sessions/all.jsonl", format!("truncated {round}"));
+        let shrunk = bench.push().shrunk.unwrap();
+        assert_eq!((shrunk.snapshot, shrunk.files_before), (good.clone(), shrunk.files));
+        assert!(shrunk.bytes_before > 8 << 20 && shrunk.bytes < 2 << 20, "{} {}", shrunk.bytes_before, shrunk.bytes);
+    }
+    assert!(bench.list().contains(&good));
+}
+
+/// Retention would else push out the last good copy while nobody can make another one.
+#[test]
+fn the_newest_snapshots_that_have_what_can_no_longer_be_read_are_kept() {
+    let bench = Bench::new(serde_json::json!({ "keepSnapshots": 2 }));
+    populate(&bench);
+    // What nobody can keep is not missed.
+    std::os::unix::net::UnixListener::bind(bench.state("workspace/socket")).unwrap();
+    drop(sql(&bench, SHARED, "CREATE TABLE notes(body TEXT); INSERT INTO notes VALUES ('first')"));
+    bench.push();
+    drop(sql(&bench, SHARED, "UPDATE notes SET body = 'good'"));
+    let report = bench.push();
+    assert_eq!((report.exceptions.len(), report.dropped.len()), (1, 0), "{report:?}");
+    let good = report.snapshot.unwrap();
+    let sound = fs::read(bench.state(SHARED)).unwrap();
+    bench.write(SHARED, "SQLite format 3, or what is left of it");
+    for round in 0..4 {
+        bench.write("agents/main/log.jsonl", format!("round {round}"));
+        let report = bench.push();
+        assert_eq!(report.dropped, [SHARED], "{report:?}");
+        assert!(report.warnings.iter().any(|warning| warning.starts_with(SHARED)), "{report:?}");
+    }
+    // Something else goes, and comes back.
+    let (link, kept) = (bench.state("workspace/link-to-be"), bench.state("workspace/SOUL.md"));
+    fs::rename(&kept, &link).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &kept, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    let with_soul = bench.list()[0].clone();
+    for round in 4..8 {
+        bench.write("agents/main/log.jsonl", format!("round {round}"));
+        assert_eq!(bench.push().dropped.len(), 2);
+    }
+    let listed = bench.list();
+    assert_eq!(listed.len(), 4, "{listed:?}");
+    assert_eq!(&listed[2..], [with_soul, good.clone()]);
+    bench.prune_now();
+    assert_eq!(bench.list(), listed);
+    let pulled = bench.pull(&good);
+    let body: String = rusqlite::Connection::open(pulled.join(SHARED))
+        .unwrap()
+        .query_row("SELECT body FROM notes", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(body, "good");
+
+    fs::remove_file(&kept).unwrap();
+    fs::rename(&link, &kept).unwrap();
+    bench.write(SHARED, sound);
+    assert!(bench.push().dropped.is_empty());
+    bench.write("agents/main/log.jsonl", "sound again");
+    bench.push();
+    assert_eq!(bench.list().len(), 2);
+    assert_eq!(bench.problems(), Vec::<String>::new());
 }
 
 #[test]

@@ -27,11 +27,11 @@ export async function backup(plugin) {
   return texts.pushed(await plugin.engine().push("manual"));
 }
 
-/** The owner's word that the state has lost most of its files on purpose. @param {Plugin} plugin */
+/** The owner's word that the state has lost most of what it held on purpose. @param {Plugin} plugin */
 export async function acceptShrink(plugin) {
   const engine = plugin.engine();
   const { shrunk } = await engine.call("status");
-  if (!shrunk) return "There is nothing to agree to: the state has not lost most of its files.";
+  if (!shrunk) return "There is nothing to agree to: the state has not lost most of what it held.";
   const report = await engine.change("prune", { acceptShrink: true });
   return texts.accepted(report);
 }

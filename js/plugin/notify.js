@@ -1,9 +1,11 @@
-// Tells the owner: what went wrong with a backup, at most once a day, that the state has lost most of its files or the bucket the
-// newest snapshot, or that the bucket has another machine's snapshots, once, and what became of a rollback.
+// Tells the owner: what went wrong with a backup, at most once a day, that the state has lost most of what it held or the bucket
+// the newest snapshot, that something can no longer be read, or that the bucket has another machine's snapshots, once, and what became of a rollback.
 
 import * as texts from "./texts.js";
 
 const QUIET_MS = 24 * 3_600_000;
+/** By so many paths it is known whether the same was told before. */
+const TOLD_PATHS = 20;
 
 /**
  * The key of the session that the owner talks to by default.
@@ -77,6 +79,15 @@ export function watchOutcomes({ api, settings }, engine, logger, health) {
     say(texts.shrunk(shrunk), { toldShrunk: shrunk.snapshot });
   };
   /** @param {import("../../index.js").PushResult} report */
+  const onDropped = ({ dropped = [] }) => {
+    const now = dropped.slice(0, TOLD_PATHS).join("\n") || undefined;
+    const { toldDropped } = engine.record.facts;
+    if (now === toldDropped) return;
+    if (!now) void engine.record.set({ toldDropped: undefined });
+    if (!now || engine.stopping || settings.notifyOnFailure === false) return;
+    say(texts.dropped(dropped), { toldDropped: now });
+  };
+  /** @param {import("../../index.js").PushResult} report */
   const onMissing = ({ missing }) => {
     // Remembered until it was said: the next push goes on from another snapshot.
     if (missing) void engine.record.set({ missing }).catch(() => {});
@@ -97,6 +108,7 @@ export function watchOutcomes({ api, settings }, engine, logger, health) {
       health?.clearFailure();
       for (const text of report?.warnings ?? []) logger.warn(`B2 backup: ${text}`);
       if (report) onShrunk(report);
+      if (report) onDropped(report);
       if (report) onMissing(report);
       if (report) onOtherMachine(report);
       return;

@@ -14,7 +14,7 @@ import path from "node:path";
  * @typedef {{ at: number, place: string, snapshot: string, skipped: string | null, problems: string[] }} Drill
  * @typedef {{
  *   lastSuccess?: Success, lastError?: Problem, toldAt?: number, rollback?: Rollback, lastDrill?: Drill, toldShrunk?: string,
- *   missing?: string
+ *   toldDropped?: string, missing?: string
  * }} Facts
  */
 

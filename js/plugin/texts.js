@@ -48,7 +48,7 @@ export function list({ snapshots, unreadable, warnings }) {
         ? `of 0.1.x, ${count(files, "file")}, ${size(bytes)}`
         : `${reason(trigger)}, ${count(files, "file")}, ${size(bytes)}, ${oneLine(host)}`,
       ...(complete ? [] : [`incomplete: ${number(exceptions)} left out${some(firstExceptions)}`]),
-      ...(snapshot.shrunk ? ["most files were gone"] : []),
+      ...(snapshot.shrunk ? ["most of the state was gone"] : []),
     ].join("; ");
   };
   const lines = [`${count(snapshots.length, "snapshot")}, newest first:`, ...first(snapshots.map(line), LISTED)];
@@ -161,7 +161,7 @@ export function status({ lastSuccess, lastError, lastDrill }, report, schedule) 
   const problems = [
     ...(lastError ? ["the last backup failed"] : schedule?.isOverdue() ? ["a backup is overdue"] : []),
     ...(unproven ? ["a snapshot could not be restored"] : []),
-    ...(gone ? ["the state has lost most of its files"] : []),
+    ...(gone ? ["the state has lost most of what it held"] : []),
   ];
   const health = problems.join(", ") || "good";
   return [
@@ -185,10 +185,10 @@ export function status({ lastSuccess, lastError, lastDrill }, report, schedule) 
 }
 
 /** @param {import("../../index.js").Shrink} shrink */
-export function shrunk({ snapshot, files, filesBefore }) {
+export function shrunk({ snapshot, files, filesBefore, bytes, bytesBefore }) {
   return (
-    `B2 backup: this OpenClaw has lost most of its files: ${number(files)} are left of the ${number(filesBefore)} in ` +
-    `${snapshot}. Backups go on, and no old one is removed until you agree: /b2 accept-shrink. To go back: /b2 plan ${snapshot}`
+    `B2 backup: this OpenClaw has lost most of what it held: ${count(files, "file")}, ${size(bytes)}, are left of the ` +
+    `${number(filesBefore)}, ${size(bytesBefore)}, in ${snapshot}. Backups go on, and no old one is removed until you agree: /b2 accept-shrink. To go back: /b2 plan ${snapshot}`
   );
 }
 
@@ -205,6 +205,12 @@ export function drilled({ snapshot, files, bytes, databases, problems, skipped }
   const advice = "Run openclaw b2-backup verify --read-data, then /b2 backup: it stores again what is still here.";
   const more = first(problems.map(oneLine), PATHS).join("; ");
   return `B2 backup: ${snapshot} cannot be restored wholly, as a drill has shown: ${more}. ${advice}`;
+}
+
+/** @param {string[]} paths */
+export function dropped(paths) {
+  const what = `${first(paths.map(oneLine), PATHS).join(", ")} can no longer be read, and ${paths.length === 1 ? "is" : "are"} in earlier snapshots`;
+  return `B2 backup: ${what}, of which the newest with it is kept. /b2 status says why; to go back: /b2 plan <snapshot>`;
 }
 
 /** @param {string} snapshot */

@@ -2,7 +2,7 @@
 //! have in common.
 
 use std::collections::hash_map::Entry::{Occupied, Vacant};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
@@ -12,8 +12,9 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
+use super::prune::Size;
 use super::workplace::Workplace;
-use super::{Exception, Meter, Operation};
+use super::{Exception, Meter, Operation, unmounted};
 use crate::cache::{Cache, CachedFile};
 use crate::config::Target;
 use crate::error::{Code, Error, Result};
@@ -64,12 +65,19 @@ pub(super) struct Captured {
     pub(super) healed: u64,
     /// What could not be read.
     pub(super) exceptions: Vec<Exception>,
+    /// Those of them that this machine could read before.
+    pub(super) dropped: Vec<Exception>,
     /// How each file was seen, by path.
     pub(super) seen: HashMap<String, Seen>,
     gone: Vec<String>,
 }
 
 impl Captured {
+    /// How much the state holds.
+    pub(super) const fn size(&self) -> Size {
+        Size { files: self.files, bytes: self.bytes }
+    }
+
     /// Remembers what was read, so that it need not be read again while it does not change.
     ///
     /// # Errors
@@ -97,6 +105,8 @@ enum Outcome {
 struct Kept {
     entry: Entry,
     seen: Seen,
+    /// What belongs to it and is not in the tree.
+    without: Option<Exception>,
 }
 
 /// How a file was seen.
@@ -142,6 +152,10 @@ impl Survey {
             let mut scan = scan(&places, &rules, &operation)?;
             scan.exceptions.extend(exceptions);
             let known = cache.files();
+            let mut unmounted = unmounted::find(&places, &known, &cache);
+            unmounted.retain(|Exception { path, .. }| scan.exceptions.iter().all(|told| told.path != *path));
+            scan.found.retain(|found| unmounted.iter().all(|place| found.path != place.path));
+            scan.exceptions.extend(unmounted);
             Ok(Self { places, temporary, scanned_at, scan, cache, known })
         }))
     }
@@ -214,7 +228,7 @@ impl Capture {
                     match unchanged.then(|| known.remove(&found.path)).flatten() {
                         Some(CachedFile { signature, entry }) => {
                             let seen = Seen { signature, settled: true, reread: false };
-                            outcomes.push(Outcome::Kept(Box::new(Kept { entry, seen })));
+                            outcomes.push(Outcome::Kept(Box::new(Kept { entry, seen, without: None })));
                         }
                         None => to_read.push(found),
                     }
@@ -229,7 +243,8 @@ impl Capture {
         for outcome in outcomes {
             match outcome {
                 Outcome::Kept(kept) => {
-                    let Kept { entry, seen } = *kept;
+                    let Kept { entry, seen, without } = *kept;
+                    exceptions.extend(without);
                     files += 1;
                     bytes += entry.size;
                     let changed = seen.reread && known.get(&entry.path).is_none_or(|known| known.entry != entry);
@@ -242,7 +257,10 @@ impl Capture {
             }
         }
         let present: HashSet<&str> = entries.iter().map(|entry| entry.path.as_str()).collect();
-        let gone = known.into_keys().filter(|path| !present.contains(path.as_str())).collect();
+        // Of what cannot be read now, what was read before is still known the next time.
+        let (dropped, spared) = dropped(&exceptions, &known);
+        let gone =
+            known.into_keys().filter(|path| !present.contains(path.as_str()) && !spared.contains(path)).collect();
         add_exceptions(&mut entries, &exceptions);
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         let digest = digest(&entries);
@@ -267,6 +285,7 @@ impl Capture {
             changed_files,
             healed,
             exceptions,
+            dropped,
             seen: seen_files,
             gone,
         })
@@ -412,11 +431,17 @@ impl<'j> Reader<'j> {
         // The signature comes first: should the file be replaced in between, what is read is newer than it says.
         let mut before = Signature::of(&path)?;
         let mut file = self.open(&found.path)?;
+        let mut without = None;
         if database::starts_like_one(&mut file)? {
             drop(file);
             if let Some(outcome) = self.read_database(&path, found, known)? {
                 return Ok(outcome);
             }
+            without = database::log_with_content(&path).then(|| {
+                let reason =
+                    format!("it belongs to {}, which SQLite cannot copy, so that only that file is kept", found.path);
+                Exception { path: format!("{}-wal", found.path), reason }
+            });
             before = Signature::of(&path)?;
             file = self.open(&found.path)?;
         } else if database::is_openclaws(&path) && file.metadata()?.len() > 0 {
@@ -430,13 +455,13 @@ impl<'j> Reader<'j> {
                     let meta = file.metadata()?;
                     let entry =
                         Entry::new(found.path.as_str(), Kind::File, mode(&meta), mtime(&meta)).with_content(&content);
-                    return Ok(self.kept(entry, before));
+                    return Ok(self.kept(entry, before, without));
                 }
                 Attempt::Grew(content) if attempt == READ_ATTEMPTS && starts_with(&mut file, &content)? => {
                     // Somebody appends faster than it can be read: what was there at one moment is a file they had.
                     let entry =
                         Entry::new(found.path.as_str(), Kind::File, found.mode, found.mtime).with_content(&content);
-                    return Ok(self.kept(entry, before));
+                    return Ok(self.kept(entry, before, without));
                 }
                 Attempt::Grew(_) | Attempt::Changed => {
                     before = Signature::of(&path)?;
@@ -531,7 +556,7 @@ impl<'j> Reader<'j> {
         {
             entry.mtime = known.entry.mtime;
         }
-        Ok(Some(self.kept(entry, before)))
+        Ok(Some(self.kept(entry, before, None)))
     }
 
     /// Chunks, hashes and stores what `source` gives, be it pages of a database that are made `relative`.
@@ -560,11 +585,12 @@ impl<'j> Reader<'j> {
         Ok(content)
     }
 
-    fn kept(&self, entry: Entry, signature: Signature) -> Outcome {
+    fn kept(&self, entry: Entry, signature: Signature, without: Option<Exception>) -> Outcome {
         let since_epoch = self.job.scanned_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let settled = signature.latest < since_epoch.saturating_sub(RACY).as_nanos() as i64;
-        let seen = Seen { signature: signature.bytes, settled, reread: true };
-        Outcome::Kept(Box::new(Kept { entry, seen }))
+        let is_old = signature.latest < since_epoch.saturating_sub(RACY).as_nanos() as i64;
+        // What it is without is looked at each time.
+        let seen = Seen { signature: signature.bytes, settled: is_old && without.is_none(), reread: true };
+        Outcome::Kept(Box::new(Kept { entry, seen, without }))
     }
 }
 
@@ -598,6 +624,23 @@ fn open_below(root: &File, shown: &Path, path: &str) -> io::Result<File> {
 fn starts_with(file: &mut File, content: &Content) -> io::Result<bool> {
     file.rewind()?;
     Ok(sha256_of(file.take(content.size))? == content.sha256)
+}
+
+/// The exceptions that this machine could read before, and all names of that.
+fn dropped(exceptions: &[Exception], known: &HashMap<String, CachedFile>) -> (Vec<Exception>, HashSet<String>) {
+    if exceptions.is_empty() {
+        return (Vec::new(), HashSet::new());
+    }
+    let known: BTreeSet<&str> = known.keys().map(String::as_str).collect();
+    let mut spared = HashSet::new();
+    let dropped = exceptions.iter().filter(|Exception { path, .. }| {
+        let below = format!("{path}/");
+        let inside = known.range(below.as_str()..).copied().take_while(|name| name.starts_with(&below));
+        let names: Vec<&str> = inside.chain(known.get(path.as_str()).copied()).collect();
+        spared.extend(names.iter().map(|name| (*name).to_owned()));
+        !names.is_empty()
+    });
+    (dropped.cloned().collect(), spared)
 }
 
 /// What cannot be kept is in the tree too, so that it is known wherever the snapshot is.

@@ -16,6 +16,7 @@ pub mod push;
 pub mod rollback;
 mod snapshot;
 pub mod status;
+mod unmounted;
 pub mod verify;
 mod workplace;
 
@@ -247,9 +248,11 @@ pub struct PushReport {
     pub requests: u64,
     /// What the snapshot does not hold.
     pub exceptions: Vec<Exception>,
+    /// The paths of those exceptions that this machine could read before; also a warning.
+    pub dropped: Vec<String>,
     /// What failed after the snapshot was safe, for example the retention that follows it.
     pub warnings: Vec<String>,
-    /// That the state has lost most of its files: nothing is pruned until the owner agrees.
+    /// That the state has lost most of what it held: nothing is pruned until the owner agrees.
     pub shrunk: Option<Shrink>,
     /// The newest snapshot that this machine had seen, when neither it nor a newer one was listed any more; also a warning.
     pub missing: Option<String>,
@@ -270,7 +273,7 @@ pub struct OtherMachine {
     pub restores_itself: bool,
 }
 
-/// A state that holds less than half of the files that a snapshot of it holds.
+/// A state that holds less than half of the files that a snapshot of it holds, or less than a quarter of the bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shrink {
     /// The snapshot that holds the most.
@@ -279,6 +282,10 @@ pub struct Shrink {
     pub files_before: u64,
     /// How many files the state holds.
     pub files: u64,
+    /// How many bytes are in those of the snapshot.
+    pub bytes_before: u64,
+    /// How many bytes are in those of the state.
+    pub bytes: u64,
 }
 
 /// Whether retention may age a snapshot out.
@@ -327,7 +334,7 @@ pub struct SnapshotInfo {
     pub exceptions: u64,
     /// The first of them; of one of 0.1.x none.
     pub first_exceptions: Vec<Exception>,
-    /// Whether the state had lost most of its files when it was taken.
+    /// Whether the state had lost most of what it held when it was taken.
     pub shrunk: bool,
 }
 
@@ -484,7 +491,7 @@ pub struct PruneOptions {
 pub struct PruneReport {
     /// Snapshots removed by retention.
     pub removed_snapshots: Vec<String>,
-    /// Why nothing was done: the state has lost most of its files, and the owner has not agreed yet.
+    /// Why nothing was done: the state has lost most of what it held, and the owner has not agreed yet.
     pub shrunk: Option<Shrink>,
     /// Packs taken out of use; their bytes go after the grace period.
     pub condemned_packs: u64,
@@ -567,7 +574,7 @@ pub struct StatusReport {
     pub objects: u64,
     /// Directories that are left out by default because they are rebuilt, found in this state.
     pub left_out: Vec<String>,
-    /// That the state had lost most of its files at this machine's last snapshot: nothing is pruned until the owner agrees.
+    /// That the state had lost most of what it held at this machine's last snapshot: nothing is pruned until the owner agrees.
     pub shrunk: Option<Shrink>,
     /// The snapshot that a drill on this machine restored last, and when.
     pub proven: Option<drill::Proven>,

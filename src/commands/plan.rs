@@ -193,7 +193,10 @@ impl<'a> Planner<'a> {
     fn take_away(&mut self, path: &str, database: bool) {
         // A link goes as a link: what it leads to is neither looked at nor touched.
         let below = walkdir::WalkDir::new(self.places.locate(path)).follow_root_links(false).into_iter();
-        let mut going = Going { saved: true, database };
+        // One that SQLite could not copy is saved as a file, without its log.
+        let is_copied = self.live.get(path).is_none_or(|entry| entry.kind == Kind::Database);
+        let saved = !database || is_copied || !database::log_with_content(&self.places.locate(path));
+        let mut going = Going { saved, database };
         for found in below {
             let name = found.ok().and_then(|found| self.places.name_of(found.path()));
             let is_saved_with = |path: &String| {

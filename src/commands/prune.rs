@@ -30,8 +30,12 @@ use crate::store::{Deletion, Hidden, Lifecycle, ObjectMeta};
 /// How long a pack stays readable after it was condemned. No push may take longer: one that does looks again before it
 /// commits.
 pub const GRACE: Duration = Duration::from_hours(48);
-/// A state has lost most of its files when a snapshot of it holds more than this many times as many.
+/// A state has lost most of what it held when a snapshot of it has more than this many times as many files,
 const MUCH_FULLER: u64 = 2;
+/// or more than this many times as many bytes, and
+const MUCH_LARGER: u64 = 4;
+/// at least so many.
+const LARGE: u64 = 4 << 20;
 /// More index objects than this are merged, so that opening a repository takes few requests.
 const MANY_INDEX_OBJECTS: usize = 8;
 
@@ -114,19 +118,19 @@ async fn agree(repository: &Repository, workplace: &Workplace, operation: &Opera
     Ok(shrunk)
 }
 
-/// Whether the state has lost most of its files: `files` of it now, or what this machine's last snapshot holds.
+/// Whether the state has lost most of what it held: `size` is that of it now, or of this machine's last snapshot.
 ///
 /// # Errors
 /// Those of the store, `CANCELLED`.
 pub(super) async fn find_shrink(
     repository: &Repository,
     workplace: &Workplace,
-    files: Option<u64>,
+    size: Option<Size>,
     operation: &Operation,
 ) -> Result<Option<Shrink>> {
     let Summaries { readable, .. } = summaries(repository, operation).await?;
     let own = own_snapshots(&readable, workplace.machine);
-    Ok(shrink(&own, workplace.folder.accepted_shrink().as_deref(), files))
+    Ok(shrink(&own, workplace.folder.accepted_shrink().as_deref(), size))
 }
 
 /// The regular snapshots of a machine, oldest first.
@@ -134,21 +138,47 @@ pub(super) fn own_snapshots(readable: &[(SnapshotId, Summary)], machine: Machine
     readable.iter().filter(|(id, summary)| !id.is_safety() && summary.machine == machine).collect()
 }
 
-/// Compares `files`, or what the newest of `own` holds, with the fullest of those since the owner last agreed. Whatever
-/// emptied the state, be it an accident or a machine set up anew: it must not push good snapshots out.
-pub(super) fn shrink(own: &[&(SnapshotId, Summary)], accepted: Option<&str>, files: Option<u64>) -> Option<Shrink> {
-    let files = files.or_else(|| own.last().map(|(_, summary)| summary.files))?;
-    let since = own.iter().filter(|(id, _)| accepted.is_none_or(|accepted| id.as_str() >= accepted));
-    let (fullest, summary) = since.max_by_key(|(_, summary)| summary.files)?;
-    let is_shrunk = summary.files / MUCH_FULLER > files;
-    is_shrunk.then(|| Shrink { snapshot: fullest.to_string(), files_before: summary.files, files })
+/// How much a state holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Size {
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+}
+
+impl Size {
+    const fn of(summary: &Summary) -> Self {
+        Self { files: summary.files, bytes: summary.bytes }
+    }
+
+    const fn is_most_gone_of(self, before: Self) -> bool {
+        let has_few_files = self.files.saturating_mul(MUCH_FULLER) < before.files;
+        has_few_files || (before.bytes >= LARGE && self.bytes.saturating_mul(MUCH_LARGER) < before.bytes)
+    }
+}
+
+/// Compares `size`, or that of the newest of `own`, with the fullest and the largest of those since the owner last agreed.
+/// Whatever emptied the state, be it an accident or a machine set up anew: it must not push good snapshots out.
+pub(super) fn shrink(own: &[&(SnapshotId, Summary)], accepted: Option<&str>, size: Option<Size>) -> Option<Shrink> {
+    let size = size.or_else(|| own.last().map(|(_, summary)| Size::of(summary)))?;
+    let since = || own.iter().filter(|(id, _)| accepted.is_none_or(|accepted| id.as_str() >= accepted));
+    let fullest = since().max_by_key(|(_, summary)| summary.files)?;
+    let largest = since().max_by_key(|(_, summary)| summary.bytes)?;
+    let (id, before) = [fullest, largest].into_iter().find(|(_, summary)| size.is_most_gone_of(Size::of(summary)))?;
+    Some(Shrink {
+        snapshot: id.to_string(),
+        files_before: before.files,
+        files: size.files,
+        bytes_before: before.bytes,
+        bytes: size.bytes,
+    })
 }
 
 /// What to tell the owner of it.
-pub(super) fn shrink_warning(Shrink { snapshot, files_before, files }: &Shrink) -> String {
+pub(super) fn shrink_warning(shrink: &Shrink) -> String {
+    let Shrink { snapshot, files_before, files, bytes_before, bytes } = shrink;
     format!(
-        "the state holds {files} files, and {snapshot} holds {files_before}: nothing is pruned until you agree to that with \
-         `prune --accept-shrink`, or `/b2 accept-shrink` in chat"
+        "the state holds {files} files with {bytes} bytes, and {snapshot} holds {files_before} with {bytes_before}: nothing is \
+         pruned until you agree to that with `prune --accept-shrink`, or `/b2 accept-shrink` in chat"
     )
 }
 
@@ -246,7 +276,7 @@ pub(super) fn hidden_snapshots(hidden: &Hidden) -> Vec<SnapshotId> {
 }
 
 /// Removes the manifests of the regular snapshots of this machine, or of each, that retention does not keep; none of a machine
-/// whose state has lost most of its files while the owner has not agreed there.
+/// whose state has lost most of what it held while the owner has not agreed there.
 async fn remove_snapshots(
     repository: &mut Repository,
     target: &Target,
@@ -272,7 +302,8 @@ async fn remove_snapshots(
             continue;
         }
         let ids: Vec<&SnapshotId> = own.iter().map(|(id, _)| id).collect();
-        let kept = kept(&ids, target.keep_snapshots as usize, &target.retention, &now);
+        let mut kept = kept(&ids, target.keep_snapshots as usize, &target.retention, &now);
+        kept.extend(most_complete(&own));
         going.extend(own.iter().map(|(id, _)| id).filter(|id| !kept.contains(id)).cloned());
     }
     let mut removed: Vec<SnapshotId> = Vec::new();
@@ -288,6 +319,17 @@ async fn remove_snapshots(
     }
     Arc::make_mut(&mut repository.contents).snapshots.retain(|(id, _)| !removed.contains(id));
     Ok(())
+}
+
+/// Of the snapshots of one machine, oldest first, those that have what all later ones could not read: of each number of
+/// exceptions that its machine could read before the newest, as long as that is less than all later ones have.
+fn most_complete<'s>(own: &[&'s (SnapshotId, Summary)]) -> impl Iterator<Item = &'s SnapshotId> {
+    let mut fewest = u64::MAX;
+    own.iter().rev().filter_map(move |(id, summary)| {
+        let has_more = summary.dropped < fewest;
+        fewest = fewest.min(summary.dropped);
+        has_more.then_some(id)
+    })
 }
 
 /// Which of `snapshots`, oldest first, retention keeps: the newest ones, and the newest of each recent day, week and

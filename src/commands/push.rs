@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::capture::{Captured, Survey};
 use super::workplace::Workplace;
-use super::{Meter, Operation, PushOptions, PushReport, Trigger, cost, newest, other_machine, prune};
+use super::{Exception, Meter, Operation, PushOptions, PushReport, Trigger, cost, newest, other_machine, prune};
 use crate::config::Target;
 use crate::error::{Code, Error, Result, to_json};
 use crate::repository::id::SnapshotId;
@@ -69,7 +69,7 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
         if workplace.cache.object(LAST_SNAPSHOT).is_none() {
             other_machine = other_machine::find(&upload.repository, &workplace).await?;
         }
-        shrunk = prune::find_shrink(&upload.repository, &workplace, Some(upload.captured.files), operation).await?;
+        shrunk = prune::find_shrink(&upload.repository, &workplace, Some(upload.captured.size()), operation).await?;
         let id = upload.commit(options.trigger, shrunk.is_some()).await?;
         // The snapshot is safe by now: what fails from here on is worth a warning, not a failure.
         match prune::apply_retention(&mut upload.repository, target, &workplace, operation).await {
@@ -83,6 +83,7 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
         Some(id)
     };
     warnings.extend(shrunk.as_ref().map(prune::shrink_warning));
+    warnings.extend(dropped_warning(&upload.captured.dropped));
     match renew_locks(target, &upload, operation).await {
         Err(error) if error.code() != Code::Cancelled => {
             warnings.push(format!("older objects were not locked again: {error}"));
@@ -91,7 +92,7 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
     }
     let stats = upload.repository.stats();
     workplace.cache.attempt(|cache| cost::remember_push(cache, options.trigger, stats));
-    let Captured { files, bytes, changed_files, exceptions, .. } = upload.captured;
+    let Captured { files, bytes, changed_files, exceptions, dropped, .. } = upload.captured;
     Ok(PushReport {
         snapshot: snapshot.as_ref().map(ToString::to_string),
         trigger: options.trigger,
@@ -101,6 +102,7 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
         uploaded_bytes: stats.sent_bytes,
         requests: stats.requests,
         exceptions,
+        dropped: dropped.into_iter().map(|exception| exception.path).collect(),
         warnings,
         shrunk,
         missing: missing.as_ref().map(ToString::to_string),
@@ -252,7 +254,7 @@ impl<'w> Upload<'w> {
         cut.chain(lost)
     }
 
-    /// Writes the manifest: from here on the snapshot exists. `shrunk` marks a state that has lost most of its files.
+    /// Writes the manifest: from here on the snapshot exists. `shrunk` marks a state that has lost most of what it held.
     ///
     /// # Errors
     /// Those of the store; a retryable `NETWORK` when another machine deleted meanwhile what this push relied on.
@@ -409,7 +411,9 @@ fn manifest(
     };
     // 0.1.x did not say where it was; and it kept nothing of other places.
     let state_dir = workplace.places.state_dir().to_str().filter(|_| imported_from.is_none()).map(str::to_owned);
-    let places = workplace.places.all().iter().skip(1).map(|place| place.name.clone()).collect();
+    // One that could not be looked into is not said to hold nothing.
+    let is_held = |name: &String| captured.exceptions.iter().all(|exception| exception.path != *name);
+    let places = workplace.places.all().iter().skip(1).map(|place| place.name.clone()).filter(is_held).collect();
     let summary = Summary {
         created_at: id.time(),
         trigger,
@@ -421,6 +425,7 @@ fn manifest(
         files: captured.files,
         bytes: captured.bytes,
         exceptions: captured.exceptions.len() as u64,
+        dropped: captured.dropped.len() as u64,
         first_exceptions: captured.exceptions.iter().take(LISTED_EXCEPTIONS).cloned().collect(),
         shrunk: marks.shrunk,
         blank: marks.blank,
@@ -429,6 +434,16 @@ fn manifest(
     };
     let manifest = summary.to_manifest(&id, repository.keyring.writing()?)?;
     Ok((id, manifest))
+}
+
+/// What to say of what could be read before and not now.
+fn dropped_warning(dropped: &[Exception]) -> Option<String> {
+    let Exception { path, reason } = dropped.first()?;
+    let others = if dropped.len() > 1 { format!(", and {} more", dropped.len() - 1) } else { String::new() };
+    Some(format!(
+        "{path} is in earlier snapshots and could not be read for this one: {reason}{others}; the newest snapshot that has it is \
+         kept for as long"
+    ))
 }
 
 /// Now, by the store's clock, in whole seconds.

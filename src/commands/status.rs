@@ -72,7 +72,7 @@ pub async fn status(target: &Target, options: &StatusOptions, operation: &Operat
     })
 }
 
-/// Whether the state had lost most of its files at this machine's last snapshot.
+/// Whether the state had lost most of what it held at this machine's last snapshot.
 fn shrunk(target: &Target, readable: &[(SnapshotId, Summary)]) -> Option<Shrink> {
     let folder = PrivateFolder::existing(&target.state_dir)?;
     let own = own_snapshots(readable, folder.known_machine_id()?);

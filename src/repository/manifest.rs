@@ -47,10 +47,13 @@ pub struct Summary {
     pub exceptions: u64,
     /// The first of them.
     pub first_exceptions: Vec<Exception>,
+    /// How many of them its machine could read before: retention keeps the newest snapshot with fewer.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropped: u64,
     /// The snapshot of 0.1.x that it was made of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imported_from: Option<String>,
-    /// Whether the state had lost most of its files: until the owner agrees, its machine prunes nothing.
+    /// Whether the state had lost most of what it held: until the owner agrees, its machine prunes nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shrunk: bool,
     /// Whether no agent had made anything yet: such a snapshot is nothing to bring to a new machine.
@@ -69,6 +72,11 @@ struct Stored {
     master_key: String,
     salt: String,
     body: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Everything of the header that a reader may rely on, so that sealing the body seals the header with it.
@@ -178,6 +186,7 @@ mod tests {
             files: 3,
             bytes: 4,
             exceptions: 1,
+            dropped: 0,
             first_exceptions: vec![Exception { path: "a".into(), reason: "b".into() }],
             imported_from: None,
             shrunk: true,

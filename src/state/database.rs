@@ -441,6 +441,13 @@ pub fn side_files(path: &Path) -> [PathBuf; 3] {
     })
 }
 
+/// Whether something was written to the database at `path` that is only in the log beside it.
+#[must_use]
+pub fn log_with_content(path: &Path) -> bool {
+    let [log, ..] = side_files(path);
+    log.metadata().is_ok_and(|meta| meta.len() > 0)
+}
+
 /// Whether the file at `path` is a log or journal of the database beside it, and as such part of its copy. The name alone
 /// does not say: people keep a `dream-journal`.
 #[must_use]

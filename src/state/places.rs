@@ -20,6 +20,10 @@ use crate::repository::tree::{Entry, Kind};
 const LEFT_BEHIND: &str = ".left-in-state-directory";
 /// Where `extraPaths` and configuration files from outside go, by their path below the home directory or the root.
 const EXTRA: &str = "outside-state-directory";
+/// Directories of OpenClaw in the state directory that may be links, to another disk for instance; so may one in the first of
+/// them be, for a single agent.
+const MAY_BE_LINKED: &[&str] = &[AGENTS, "cron", "hooks", "memory", "skills", "state"];
+const AGENTS: &str = "agents";
 /// The agent that there is without any configured.
 const IMPLICIT_AGENT: &str = "main";
 
@@ -113,6 +117,9 @@ impl Places {
             places.add(&name, file);
             places.config_files.push(name);
         }
+        for name in linked_directories(&state) {
+            places.add(&name, &state.join(&name));
+        }
         for agent in agents(&config.value, &state, &env) {
             match agent {
                 Ok(agent) => {
@@ -127,6 +134,12 @@ impl Places {
         }
         for path in &target.extra_paths {
             let name = outside_name(path, &env);
+            // There what is left out goes by the names that things have there.
+            if places.as_walked(path).starts_with(&state) {
+                let reason = "extraPaths names it, and it is in the state directory: use include".into();
+                places.exceptions.push(Exception { path: name, reason });
+                continue;
+            }
             places.add(&name, path);
             if !path.exists() {
                 let reason = format!("extraPaths names it, and {} does not exist", path.display());
@@ -295,6 +308,18 @@ impl Places {
         }
         settings
     }
+}
+
+/// The names of OpenClaw's directories that are links to directories. (It follows them; of any other link a snapshot has the
+/// link alone.)
+fn linked_directories(state: &Path) -> Vec<String> {
+    let agents = state.join(AGENTS).read_dir().into_iter().flatten().flatten();
+    let agents = agents.filter_map(|agent| Some(format!("{AGENTS}/{}", agent.file_name().to_str()?)));
+    let is_linked = |name: &String| {
+        let path = state.join(name);
+        path.is_symlink() && path.is_dir()
+    };
+    MAY_BE_LINKED.iter().map(ToString::to_string).chain(agents).filter(is_linked).collect()
 }
 
 /// `name` as part of `parent`.
