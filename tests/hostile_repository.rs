@@ -250,6 +250,23 @@ fn what_is_this_machines_own_is_not_overwritten() {
 }
 
 /// Whoever has the key can seal it: its name is not what a restore goes by.
+/// Whoever may write to the bucket, and has no key.
+#[test]
+fn a_planted_name_of_a_later_day_does_not_date_snapshots() {
+    let bench = bench();
+    let own = bench.push().snapshot.unwrap();
+    let manifest = fs::read(bench.repository().join(&own).join("manifest.json")).unwrap();
+    for planted in ["9999-12-31T23-59-59Z-00000000", "2099-01-01T00-00-00Z-00000000"] {
+        fs::create_dir(bench.repository().join(planted)).unwrap();
+        fs::write(bench.repository().join(planted).join("manifest.json"), &manifest).unwrap();
+    }
+    bench.write("workspace/later", "later");
+    let later = bench.push().snapshot.unwrap();
+    assert_eq!(later[..4], own[..4]);
+    assert!(later > own);
+    assert!(bench.list().contains(&later));
+}
+
 #[test]
 fn what_is_not_what_it_is_named_for_is_not_restored() {
     let same_length: Vec<u8> = EVIL.iter().rev().copied().collect();

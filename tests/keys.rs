@@ -574,6 +574,29 @@ fn nothing_else_plain_is_accepted_once_encryption_is_on() {
     assert_eq!(code(&push_as(&bench, &bench.target).unwrap_err()), "CONFIG");
 }
 
+/// As a store can pretend that it was never encrypted, to a machine that knows better and whose secret was replaced meanwhile.
+#[test]
+fn a_plain_repository_in_the_place_of_an_encrypted_one_is_not_adopted() {
+    let bench = bench(serde_json::json!({}));
+    let elsewhere = self::bench(serde_json::json!({ "encrypt": false }));
+    fs::remove_dir_all(bench.repository()).unwrap();
+    smuggle(&elsewhere, &bench, |_| true);
+    let before = stored_files(&bench.repository(), "");
+    bench.write("workspace/new", "new");
+    let other_secret = replaced(&bench.target);
+    let error = push_as(&bench, &other_secret).unwrap_err();
+    assert!(code(&error) == "WRONG_KEY" && error.to_string().contains("slots"), "{error}");
+    for target in [&bench.target, &other_secret] {
+        let pulled = bench.try_pull_as(target, "latest", &bench.root.path().join("pulled"), &[]);
+        assert_eq!(code(&pulled.unwrap_err()), "WRONG_KEY");
+    }
+    assert_eq!(stored_files(&bench.repository(), ""), before, "nothing is written");
+    // With the secret that opened it the slots come back, and what is plain is still not accepted.
+    push_as(&bench, &bench.target).unwrap();
+    let foreign = elsewhere.list().remove(0);
+    assert_eq!(code(&restore(&bench, &bench.target, &foreign).unwrap_err()), "CORRUPT");
+}
+
 #[test]
 fn an_interruption_while_encryption_is_turned_on_loses_nothing() {
     let bench = bench(serde_json::json!({ "encrypt": false }));

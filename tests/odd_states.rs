@@ -485,6 +485,28 @@ fn a_directory_with_a_database_in_it_gives_way_and_nothing_is_set_aside() {
     assert_eq!(value(&path, "SELECT x FROM notes"), "row");
 }
 
+/// A schema that was changed by hand, or by an older version of what wrote it.
+#[test]
+fn a_database_with_rows_that_contradict_its_schema_is_rolled_back() {
+    let bench = Bench::default();
+    let path = bench.state(OPENCLAW);
+    drop(sql(
+        &path,
+        "CREATE TABLE notes(x INTEGER, y TEXT);
+         INSERT INTO notes VALUES (NULL, 'even'), (1, 'odd');
+         PRAGMA writable_schema = 1;
+         UPDATE sqlite_schema SET sql = 'CREATE TABLE notes(x INTEGER NOT NULL, y TEXT CHECK (y <> ''odd''))'",
+    ));
+    assert_ne!(value(&path, "PRAGMA integrity_check(1)"), "ok");
+    let report = bench.push();
+    assert!(report.exceptions.is_empty(), "{report:?}");
+    drop(sql(&path, "DELETE FROM notes"));
+    let report = bench.rollback("latest");
+    assert_eq!(value(&path, "SELECT group_concat(y) FROM notes"), "even,odd");
+    assert_eq!(report.warnings.len(), 2, "{report:?}");
+    assert!(report.warnings.iter().all(|warning| warning.starts_with(OPENCLAW)), "{report:?}");
+}
+
 /// Then what was written last is in the log alone.
 #[test]
 fn the_log_of_a_database_that_cannot_be_copied_is_named_and_not_lost_in_a_rollback() {

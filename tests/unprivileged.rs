@@ -79,6 +79,29 @@ fn a_directory_that_nobody_may_read_any_more_is_rolled_back() {
 }
 
 #[test]
+fn a_database_that_may_only_be_read_is_replaced() {
+    as_nobody(|| {
+        let bench = pushed();
+        let path = bench.state("workspace/notes.db");
+        let make = |body: &str| {
+            let connection = rusqlite::Connection::open(&path).unwrap();
+            connection.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE IF NOT EXISTS notes(body TEXT)").unwrap();
+            connection.execute("INSERT INTO notes VALUES (?1)", [body]).unwrap();
+        };
+        make("first");
+        bench.push();
+        make("second");
+        set_mode(&path, 0o444);
+        bench.rollback("latest");
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        let bodies: String =
+            connection.query_row("SELECT group_concat(body) FROM notes", [], |row| row.get(0)).unwrap();
+        assert_eq!(bodies, "first");
+        assert_nothing_is_left_over(&bench);
+    });
+}
+
+#[test]
 fn read_only_directories_are_in_no_way() {
     as_nobody(|| {
         let bench = pushed();

@@ -226,6 +226,7 @@ fn check(path: &Path, entry: &Entry) -> std::result::Result<(), String> {
     if entry.kind == Kind::File {
         return Ok(());
     }
+    // What contradicts its schema does not keep it from being restored.
     database::check_integrity(path).map_err(|error| error.to_string())?;
     let problems = database::make_indexes_again(path).map_err(|error| error.to_string())?;
     if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }

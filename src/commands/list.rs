@@ -135,7 +135,7 @@ pub(super) enum Selected {
 /// listed any more, and those of [`Repository::summary`]: when the snapshot that is
 /// meant cannot be read, no other one is taken in its place.
 pub(super) async fn select(repository: &Repository, text: &str, operation: &Operation) -> Result<Selected> {
-    let selector = Selector::parse(text, jiff::Zoned::now())?;
+    let selector = Selector::parse(text, repository.now()?.to_zoned(jiff::tz::TimeZone::system()))?;
     if let Some(missing) = newest::missing(repository).filter(|missing| selector.may_mean(missing.time())) {
         return Err(newest::error(&missing));
     }

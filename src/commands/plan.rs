@@ -415,7 +415,9 @@ impl Plan {
             if is_config(entry) {
                 machine.adapt_config_file(&staged)?;
             } else if entry.kind == Kind::Database && database::is_openclaws(&staged) {
-                database::check_integrity(&staged)?;
+                let findings = database::check_integrity(&staged)?;
+                warnings
+                    .extend(findings.into_iter().map(|finding| format!("{}, as it was saved: {finding}", entry.path)));
                 let problems = database::make_indexes_again(&staged)?;
                 warnings.extend(problems.into_iter().map(|problem| format!("{}: {problem}", entry.path)));
                 database::check_version(&live, &staged)?;

@@ -31,6 +31,8 @@ const ADOPT_BELOW_AGE: Duration = Duration::from_hours(12);
 const PARALLEL_LOCKS: usize = 8;
 /// Under which name the cache remembers the last snapshot of this machine.
 const LAST_SNAPSHOT: &str = "last";
+/// The clocks that date snapshots differ by less than this.
+const CLOCKS_DIFFER: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
 /// Takes a snapshot. With nothing changed since this machine's last one, none is made.
 ///
@@ -285,7 +287,8 @@ impl<'w> Upload<'w> {
         let is_taken = matches!(origin, Origin::Taken(_));
         let blank = is_taken && blocking(move || Ok(is_blank(&places))).await?;
         let marks = Marks { shrunk, blank };
-        let (id, manifest) = manifest(&self.repository, self.workplace, origin, marks, &self.captured)?;
+        let now = time_of_a_new_snapshot(&self.repository).await?;
+        let (id, manifest) = manifest(&self.repository, self.workplace, origin, now, marks, &self.captured)?;
         let key = id.manifest_key();
         let stored = self.repository.store.put(&key, Bytes::from(manifest.clone())).await;
         // The machine may have slept just then; and the store may have it although it said otherwise.
@@ -394,6 +397,7 @@ fn manifest(
     repository: &Repository,
     workplace: &Workplace,
     origin: &Origin<'_>,
+    now: jiff::Timestamp,
     marks: Marks,
     captured: &Captured,
 ) -> Result<(SnapshotId, Vec<u8>)> {
@@ -402,7 +406,7 @@ fn manifest(
     let (id, trigger, host, imported_from) = match origin {
         Origin::Taken(trigger) => {
             let safety = *trigger == Trigger::BeforeRollback;
-            (SnapshotId::generate(time_of_a_new_snapshot(repository)?, safety)?, *trigger, host_name(), None)
+            (SnapshotId::generate(now, safety)?, *trigger, host_name(), None)
         }
         Origin::Imported(from) => {
             let trigger = if from.is_safety() { Trigger::BeforeRollback } else { Trigger::Import };
@@ -447,15 +451,23 @@ fn dropped_warning(dropped: &[Exception]) -> Option<String> {
 }
 
 /// Now, by the store's clock, in whole seconds.
-fn time_of_a_new_snapshot(repository: &Repository) -> Result<jiff::Timestamp> {
+async fn time_of_a_new_snapshot(repository: &Repository) -> Result<jiff::Timestamp> {
     let whole_seconds = jiff::TimestampRound::new().smallest(jiff::Unit::Second).mode(jiff::RoundMode::Trunc);
     let now = repository.now()?;
     let now = now.round(whole_seconds).unwrap_or(now);
     // Snapshots are ordered by their times, to the second: one is never made in the same second as its predecessor, nor
     // before it, should a clock have been set back.
-    let newest = repository.contents.snapshots.last().map(|(id, _)| id.time());
-    let after = |newest: jiff::Timestamp| newest.checked_add(jiff::SignedDuration::from_secs(1)).unwrap_or(newest);
-    Ok(newest.map_or(now, |newest| now.max(after(newest))))
+    for (id, _) in repository.contents.snapshots.iter().rev() {
+        let Ok(after) = id.time().checked_add(jiff::SignedDuration::from_secs(1)) else { continue };
+        // Anybody can write a name; one of a later day counts if its manifest was sealed with a key of this repository.
+        let is_near = now.duration_until(id.time()) < CLOCKS_DIFFER;
+        match if is_near { Ok(()) } else { repository.summary(id).await.map(|_| ()) } {
+            Ok(()) => return Ok(now.max(after)),
+            Err(error) if matches!(error.code(), Code::Corrupt | Code::WrongKey | Code::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(now)
 }
 
 fn host_name() -> String {

@@ -38,10 +38,14 @@ pub async fn status(target: &Target, options: &StatusOptions, operation: &Operat
     let repository =
         Repository::open(target, cache_for_reading(target).await, IfMissing::ReadAsEmpty, operation).await?;
     let (contents, store) = (&repository.contents, &repository.store);
-    let (Summaries { readable, .. }, hidden, deletion, lifecycle) =
+    let (Summaries { readable, unreadable }, hidden, deletion, lifecycle) =
         tokio::try_join!(summaries(&repository, operation), store.hidden(), store.deletion(), store.lifecycle())?;
     let mut warnings = warnings(hidden.as_ref(), deletion, lifecycle);
     warnings.extend(newest::missing(&repository).iter().map(newest::warning));
+    if let Some((id, error)) = unreadable.last() {
+        let count = unreadable.len();
+        warnings.push(format!("{count} listed snapshots cannot be read, the newest of them {id}: {error}"));
+    }
     let cost = match options.pushes_per_month {
         Some(pushes) if !matches!(target.endpoint, Endpoint::Directory(_)) => {
             let billed_bytes = contents.bytes + hidden.as_ref().map_or(0, |hidden| hidden.bytes);

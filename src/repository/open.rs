@@ -198,8 +198,12 @@ impl Repository {
                     self.founding.key = Some((key.clone(), secrets));
                 }
                 self.keyring = Keyring::single(key);
-            } else {
+            } else if remembered.is_empty() {
                 self.turn_on(&secrets, if_missing, operation).await?;
+            } else if opened.is_empty() {
+                return Err(self.lost_slots("none of the configured secrets opens those that this machine remembers"));
+            } else {
+                return Err(self.lost_slots("a push from this machine puts back those that it remembers"));
             }
             return self.accept_plain().await;
         }
@@ -275,6 +279,14 @@ impl Repository {
             return Err(Error::config("applicationKey", "an encrypted repository needs it, or a passphrase"));
         }
         self.put_slots(made).await
+    }
+
+    /// What this machine has seen encrypted has no slots any more, and may be another's by now.
+    fn lost_slots(&self, rest: &str) -> Error {
+        let problem = format!("the key slots of this repository are gone from {}, and {rest}", self.store.location());
+        Error::new(Code::WrongKey, problem).advise(
+            "look at what happened in the bucket; if another repository was made there on purpose, choose another prefix",
+        )
     }
 
     /// Turns encryption on where everything is plain: what is there now stays readable, nothing plain that comes later is.

@@ -31,6 +31,18 @@ pub const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// How long to wait for a writer that holds a database exclusively.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many findings of an integrity check are looked at.
+const FINDINGS: usize = 20;
+/// What findings say that concern rows and the words in a full-text index, and not where they lie: those of SQLite's `pragma.c`,
+/// `fts3.c` and `fts5_main.c`.
+const CONTRADICTIONS: [&str; 6] = [
+    "NULL value in ",
+    "CHECK constraint failed in ",
+    "non-unique entry in index ",
+    " value in ",
+    "malformed inverted index for FTS",
+    "unable to validate the inverted index for FTS",
+];
 /// How long between two attempts where SQLite does not wait by itself.
 const BUSY_STEP: Duration = Duration::from_millis(20);
 
@@ -318,19 +330,29 @@ pub fn overwrite(live: &Path, source: &Path) -> Result<()> {
     attempt().map_err(failed("overwrite", live))
 }
 
-/// Whether a staged database is sound, by SQLite's own checks.
+/// Whether a staged database is sound, by SQLite's own checks. Gives, as it was when it was saved, what contradicts its schema:
+/// that is for its owner to put right.
 ///
 /// # Errors
-/// `CORRUPT` with the first thing that SQLite found.
-pub fn check_integrity(path: &Path) -> Result<()> {
+/// `CORRUPT` with the first thing that SQLite found in its structure.
+pub fn check_integrity(path: &Path) -> Result<Vec<String>> {
     let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
-    let verdict = Connection::open_with_flags(path, flags)
-        .and_then(|connection| connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0)));
-    match verdict {
-        Ok(verdict) if verdict == "ok" => Ok(()),
-        Ok(verdict) => Err(Error::corrupt(&path.display().to_string(), verdict)),
+    let sql = format!("PRAGMA integrity_check({FINDINGS})");
+    let findings = Connection::open_with_flags(path, flags).and_then(|connection| {
+        let mut query = connection.prepare(&sql)?;
+        query.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()
+    });
+    let contradicts_schema = |finding: &String| CONTRADICTIONS.iter().any(|part| finding.contains(part));
+    match findings {
+        Ok(findings) if findings == ["ok"] => Ok(Vec::new()),
+        Ok(findings) => match findings.iter().find(|finding| !contradicts_schema(finding)) {
+            Some(finding) => Err(Error::corrupt(&path.display().to_string(), finding)),
+            None => Ok(findings),
+        },
         // A schema that uses a module or function of its owner's cannot be checked from here; its bytes were.
-        Err(error) if error.to_string().contains("no such") => Ok(()),
+        Err(error) if ["no such", "unknown function"].iter().any(|part| error.to_string().contains(part)) => {
+            Ok(Vec::new())
+        }
         Err(error) => Err(Error::corrupt(&path.display().to_string(), error)),
     }
 }
@@ -386,14 +408,23 @@ pub fn take_exclusively(path: &Path) -> Result<Exclusive> {
                 Err(in_use(path, "another process"))
             }
             // A damaged database cannot be locked through SQLite, and is what a rollback is there to replace.
-            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
-                Connection::open_in_memory()
-                    .map(|connection| Exclusive { connection, made: Vec::new() })
-                    .map_err(failed("open", path))
-            }
+            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => nothing_to_lock(path),
+            // Nobody without more rights than this process can have it open for writing. It is moved, not written.
+            _ if is_read_only(path) => nothing_to_lock(path),
             _ => Err(failed("lock", path)(error)),
         },
     }
+}
+
+fn nothing_to_lock(path: &Path) -> Result<Exclusive> {
+    let connection = Connection::open_in_memory().map_err(failed("open", path))?;
+    Ok(Exclusive { connection, made: Vec::new() })
+}
+
+/// Whether this process may read a file and not write it.
+fn is_read_only(path: &Path) -> bool {
+    let writable = File::options().write(true).open(path);
+    File::open(path).is_ok() && writable.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 fn in_use(path: &Path, holder: &str) -> Error {
