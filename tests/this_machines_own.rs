@@ -49,6 +49,10 @@ fn a_database_that_the_snapshot_lacks_is_set_aside_with_its_credentials() {
     let warned = report.warnings.iter().any(|warning| warning.starts_with(AGENT) && warning.contains("set-aside"));
     assert!(warned, "{:?}", report.warnings);
     assert_eq!(text(&set_aside(&bench, AGENT), "SELECT body FROM auth_profile_store"), "the only login");
+    // Taking it back gives the login back, too.
+    bench.rollback(&report.safety_snapshot.unwrap());
+    assert_eq!(text(&bench.state(AGENT), "SELECT body FROM auth_profile_store"), "the only login");
+    assert_eq!(text(&bench.state(AGENT), "SELECT body FROM notes"), "chapter one");
 }
 
 #[test]

@@ -422,7 +422,9 @@ impl Plan {
                 warnings.extend(problems.into_iter().map(|problem| format!("{}: {problem}", entry.path)));
                 database::check_version(&live, &staged)?;
                 database::move_to(&staged, places.state_dir())?;
-                if !database::keep_rows_of_this_machine(&live, &staged)? {
+                // One that an earlier rollback took away has the credentials that this one gives back.
+                let own = if live.exists() { None } else { swap.newest_set_aside(&entry.path) };
+                if !database::keep_rows_of_this_machine(&own.unwrap_or(live), &staged)? {
                     let problem = "was too damaged to give back this machine's credentials; log in again where needed";
                     warnings.push(format!("{} {problem}", entry.path));
                 }

@@ -232,6 +232,21 @@ impl Swap {
         database::copy_whole(&self.volumes.locate(name), &copy)
     }
 
+    /// What was set aside last of what is called `name`.
+    #[must_use]
+    pub fn newest_set_aside(&self, name: &str) -> Option<PathBuf> {
+        let (number, below) = self.volumes.find(name);
+        let volume = &self.volumes.0[number];
+        let occasions = std::fs::read_dir(volume.place.directory.join(volume.set_aside())).ok()?.flatten();
+        let dated =
+            occasions.filter_map(|occasion| Some((occasion.metadata().ok()?.modified().ok()?, occasion.path())));
+        dated
+            .map(|(time, folder)| (time, folder.join(below)))
+            .filter(|(_, path)| path.is_file())
+            .max()
+            .map(|(_, path)| path)
+    }
+
     /// Declares the state whole by removing the journal, then cleans up.
     fn finish(&self) -> Result<()> {
         self.sync()?;
