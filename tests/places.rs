@@ -312,6 +312,25 @@ fn extra_paths_in_the_state_directory_bring_no_credentials_into_a_snapshot() {
     assert_eq!(tree(&root.pull("latest")).into_keys().collect::<Vec<_>>(), ["workspace", "workspace/notes.md"]);
 }
 
+/// Beside a longer name of its place, what the file system takes may be too long for a snapshot.
+#[test]
+fn a_path_that_no_restore_would_take_is_named_and_spoils_nothing() {
+    let outside = Outside::new(json!({}));
+    let bench = &outside.bench;
+    let agent = "a".repeat(64);
+    outside.configure(&json!({ "agents": { "ownership": "explicit", "entries": { &agent: { "workspace": outside.at("w") }, "b": {} } } }));
+    let mut deep = outside.at("w");
+    while deep.as_os_str().len() < 4096 - 64 {
+        deep.push("d".repeat(31));
+    }
+    fs::create_dir_all(&deep).unwrap();
+    outside.write("w/notes.md", "kept");
+    let report = bench.push();
+    assert!(!report.exceptions.is_empty(), "{report:?}");
+    assert!(report.exceptions.iter().all(|exception| exception.reason.contains("longer")), "{report:?}");
+    assert_eq!(read(bench.pull("latest").join(format!("workspace-{agent}/notes.md"))), "kept");
+}
+
 #[test]
 fn directories_of_openclaw_that_are_links_are_saved_with_what_they_lead_to() {
     let outside = Outside::new(json!({}));

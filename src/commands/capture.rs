@@ -22,7 +22,7 @@ use crate::repository::chunk::{ChunkSizes, Chunker};
 use crate::repository::id::{ChunkId, hex};
 use crate::repository::open::Repository;
 use crate::repository::pages;
-use crate::repository::read::tree_cache_key;
+use crate::repository::read::{MAX_TREE, tree_cache_key};
 use crate::repository::restore::sha256_of;
 use crate::repository::seal::MasterKey;
 use crate::repository::tree::{Content, Entry, Kind, ROOT_CHUNKS, Root, TreeStream, join_ids};
@@ -363,7 +363,14 @@ impl Capture {
 
     fn write_stream(&self, stream: &mut dyn Read, sink: &mut Sink) -> Result<Vec<ChunkId>> {
         let (mut ids, mut batch) = (Vec::new(), Vec::new());
+        let mut length = 0;
         self.chunker.split(stream, ChunkSizes::TREE, &mut Vec::new(), |chunk| {
+            length += chunk.len() as u64;
+            if length > MAX_TREE {
+                let problem =
+                    format!("the state has so many files that their list takes more than {} MiB", MAX_TREE >> 20);
+                return Err(Error::new(Code::Config, problem).advise("leave some of it out with `exclude`"));
+            }
             let id = sink.add(chunk)?;
             ids.push(id);
             batch.push((id, chunk.to_vec()));

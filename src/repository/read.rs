@@ -31,7 +31,7 @@ const READS_AHEAD: usize = 3;
 /// the same bytes again would take the line's latency for each list.
 const KEPT_FRAMES: usize = 4;
 /// The most bytes that a file tree or a list of its chunks may take in memory.
-const MAX_TREE: u64 = 1 << 30;
+pub const MAX_TREE: u64 = 1 << 30;
 
 /// Chunks of file trees, put together: each is small, and memory of its own for each would not be given back.
 #[derive(Debug, Default)]

@@ -17,7 +17,7 @@ pub const ROOT_CHUNKS: usize = 32;
 /// More levels than any real tree needs: 32 * (512 B / 16 B)^6 chunks.
 pub const MAX_DEPTH: u8 = 6;
 /// The longest path that is stored, in bytes; Linux has 4096.
-const MAX_PATH: usize = 4096;
+pub const MAX_PATH: usize = 4096;
 
 /// What a tree entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]

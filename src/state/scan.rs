@@ -13,6 +13,7 @@ use super::rules::{Rules, Verdict};
 use crate::commands::{Exception, Operation};
 use crate::error::{Error, Result};
 use crate::repository::restore::parents;
+use crate::repository::tree::MAX_PATH;
 
 /// Something that belongs into a snapshot.
 #[derive(Debug, Clone)]
@@ -200,6 +201,10 @@ impl Walk<'_> {
         }
         if !name_is_text {
             self.except(path, "its name is not valid UTF-8");
+            return false;
+        }
+        if path.len() > MAX_PATH {
+            self.except(path, "its path is longer than one in a snapshot may be");
             return false;
         }
         if entry.file_type().is_file() && is_side_file(entry.path()) {
