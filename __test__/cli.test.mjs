@@ -344,17 +344,17 @@ test("a drill tells what it has shown, and fails when something did not come out
 });
 
 test("a state that has shrunk prunes nothing, and says what to do", async () => {
-  const shrunk = { snapshot: ID, filesBefore: 1200, files: 3 };
+  const shrunk = { snapshot: ID, filesBefore: 1200, files: 3, bytesBefore: 5_000_000, bytes: 40 };
   const counts = { removedSnapshots: [], condemnedPacks: 0, deletedPacks: 0, freedBytes: 0 };
   const nothing = { ...counts, lockedObjects: 0, leftToAnotherKey: false, hiddenForDays: null };
   const { stdout, stderr } = await drive(["prune"], { prune: async () => ({ shrunk, ...nothing }) });
   assert.equal(stdout, "nothing was pruned\n");
-  assert.match(stderr, /holds 3 files, and \S+ holds 1,200: .* prune --accept-shrink/);
+  assert.match(stderr, /holds 3 files, 40 B, and \S+ holds 1,200, 5\.0 MB: .* prune --accept-shrink/);
   // With --all-machines one machine is left alone, and the snapshots of another are removed.
   const some = { ...nothing, removedSnapshots: ["old"] };
   const other = await drive(["prune", "--all-machines"], { prune: async () => ({ shrunk, ...some }) });
   assert.match(other.stdout, /^1 snapshot removed;/);
-  assert.match(other.stderr, /holds 3 files, and \S+ holds 1,200: /);
+  assert.match(other.stderr, /holds 3 files, 40 B, and \S+ holds 1,200, 5\.0 MB: /);
 });
 
 test("a part to be read is a number of percent", async () => {

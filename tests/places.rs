@@ -394,6 +394,17 @@ fn a_workspace_whose_disk_is_not_mounted_is_told_of_and_no_rollback_empties_it()
 }
 
 #[test]
+fn an_ignore_file_with_a_line_that_makes_no_sense_is_named_and_saved() {
+    let bench = Bench::default();
+    bench.write("workspace/.b2-backup-ignore", "data/\n");
+    bench.write("workspace/notes.md", "kept");
+    bench.push();
+    bench.write("workspace/.b2-backup-ignore", "a{b\n");
+    let report = bench.push();
+    assert_eq!((report.exceptions.len(), report.dropped.len(), report.files), (1, 0, 2), "{report:?}");
+}
+
+#[test]
 fn an_ignore_file_leaves_out_what_it_names_and_a_rollback_leaves_that_alone() {
     let outside = Outside::new(json!({}));
     let bench = &outside.bench;

@@ -258,7 +258,7 @@ impl Capture {
         }
         let present: HashSet<&str> = entries.iter().map(|entry| entry.path.as_str()).collect();
         // Of what cannot be read now, what was read before is still known the next time.
-        let (dropped, spared) = dropped(&exceptions, &known);
+        let (dropped, spared) = dropped(&exceptions, &known, &present);
         let gone =
             known.into_keys().filter(|path| !present.contains(path.as_str()) && !spared.contains(path)).collect();
         add_exceptions(&mut entries, &exceptions);
@@ -634,13 +634,19 @@ fn starts_with(file: &mut File, content: &Content) -> io::Result<bool> {
 }
 
 /// The exceptions that this machine could read before, and all names of that.
-fn dropped(exceptions: &[Exception], known: &HashMap<String, CachedFile>) -> (Vec<Exception>, HashSet<String>) {
+fn dropped(
+    exceptions: &[Exception],
+    known: &HashMap<String, CachedFile>,
+    present: &HashSet<&str>,
+) -> (Vec<Exception>, HashSet<String>) {
     if exceptions.is_empty() {
         return (Vec::new(), HashSet::new());
     }
     let known: BTreeSet<&str> = known.keys().map(String::as_str).collect();
     let mut spared = HashSet::new();
-    let dropped = exceptions.iter().filter(|Exception { path, .. }| {
+    // Of what is there all the same, an exception says something else.
+    let absent = exceptions.iter().filter(|exception| !present.contains(exception.path.as_str()));
+    let dropped = absent.filter(|Exception { path, .. }| {
         let below = format!("{path}/");
         let inside = known.range(below.as_str()..).copied().take_while(|name| name.starts_with(&below));
         let names: Vec<&str> = inside.chain(known.get(path.as_str()).copied()).collect();
