@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Barrier};
@@ -586,15 +587,106 @@ fn a_plain_repository_in_the_place_of_an_encrypted_one_is_not_adopted() {
     let other_secret = replaced(&bench.target);
     let error = push_as(&bench, &other_secret).unwrap_err();
     assert!(code(&error) == "WRONG_KEY" && error.to_string().contains("slots"), "{error}");
-    for target in [&bench.target, &other_secret] {
-        let pulled = bench.try_pull_as(target, "latest", &bench.root.path().join("pulled"), &[]);
-        assert_eq!(code(&pulled.unwrap_err()), "WRONG_KEY");
+    let foreign = elsewhere.list().remove(0);
+    for (target, expected) in [(&bench.target, "CORRUPT"), (&other_secret, "WRONG_KEY")] {
+        let pulled = bench.try_pull_as(target, &foreign, &bench.root.path().join("pulled"), &[]);
+        assert_eq!(code(&pulled.unwrap_err()), expected);
     }
     assert_eq!(stored_files(&bench.repository(), ""), before, "nothing is written");
     // With the secret that opened it the slots come back, and what is plain is still not accepted.
     push_as(&bench, &bench.target).unwrap();
-    let foreign = elsewhere.list().remove(0);
     assert_eq!(code(&restore(&bench, &bench.target, &foreign).unwrap_err()), "CORRUPT");
+}
+
+fn slot_files(bench: &Bench) -> BTreeMap<PathBuf, Vec<u8>> {
+    let files = fs::read_dir(bench.repository().join("keys")).unwrap().map(|file| file.unwrap().path());
+    files.map(|file| (file.clone(), fs::read(file).unwrap())).collect()
+}
+
+/// Whoever knows the application key, as the service does, can make a whole repository of their own.
+#[test]
+fn what_a_thief_of_the_application_key_plants_is_passed_over_where_a_passphrase_is_set() {
+    let bench = bench(serde_json::json!({ "passphrase": PASSPHRASE }));
+    let own = bench.list().remove(0);
+    let true_key = master_key_of(&bench, &own);
+    let thief = self::bench(serde_json::json!({}));
+    thief.write("hooks/evil.js", "evil");
+    let evil = thief.push().snapshot.unwrap();
+    smuggle(&thief, &bench, |to| !to.exists());
+    // The older a slot, the more it counts: the thief stores the owner's anew.
+    for (file, content) in slot_files(&bench) {
+        if content.windows(10).any(|bytes| bytes == b"passphrase") {
+            fs::remove_file(&file).unwrap();
+            fs::write(&file, content).unwrap();
+        }
+    }
+    let fresh = bench.other_machine("fresh");
+    for target in [&bench.target, &fresh] {
+        let listed = bench.run(list::list(target, &Operation::default())).unwrap();
+        assert!(listed.unreadable.iter().any(|found| found.path == evil), "{listed:?}");
+        assert_eq!(code(&restore(&bench, target, &evil).unwrap_err()), "WRONG_KEY");
+    }
+    bench.write("workspace/new", "new");
+    let report = bench.push();
+    assert!(report.warnings.iter().any(|warning| warning.contains("planted")), "{report:?}");
+    let new = report.snapshot.unwrap();
+    assert_eq!(master_key_of(&bench, &new), true_key);
+    let with_the_key_alone = Target { passphrase: None, ..fresh };
+    assert_eq!(code(&restore(&bench, &with_the_key_alone, &new).unwrap_err()), "WRONG_KEY");
+    for snapshot in [&own, &new] {
+        restore(&bench, &bench.target, snapshot).unwrap();
+    }
+}
+
+#[test]
+fn a_made_up_slot_gets_the_application_key_no_slot() {
+    let bench = bench(serde_json::json!({ "passphrase": PASSPHRASE }));
+    let (file, slot) = slot_files(&bench).pop_first().unwrap();
+    let forge = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut forged: serde_json::Value = serde_json::from_slice(&slot).unwrap();
+        change(&mut forged);
+        forged["kind"] = "application-key".into();
+        let id = forged["id"].as_str().unwrap().to_owned();
+        fs::write(file.with_file_name(format!("{id}.json")), forged.to_string()).unwrap();
+    };
+    forge(&|slot| slot["id"] = "ab".repeat(16).into());
+    forge(&|slot| {
+        slot["id"] = "cd".repeat(16).into();
+        slot["masterKey"] = "ef".repeat(16).into();
+    });
+    for _ in 0..2 {
+        push_something(&bench, &bench.target);
+        assert_eq!(slot_files(&bench).len(), 3);
+    }
+    let with_the_key_alone = Target { passphrase: None, ..bench.other_machine("fresh") };
+    assert_eq!(code(&restore(&bench, &with_the_key_alone, "latest").unwrap_err()), "WRONG_KEY");
+}
+
+/// A delete marker is enough for that.
+#[test]
+fn a_slot_that_vanishes_without_a_mark_of_its_removal_is_put_back_and_its_key_stays_in_use() {
+    let bench = bench(serde_json::json!({}));
+    let before = slot_files(&bench);
+    bench.run(key::rotate(&bench.target, &Operation::default())).unwrap();
+    let rotated = master_key_of(&bench, &push_something(&bench, &bench.target).snapshot.unwrap());
+    let all = slot_files(&bench);
+    for file in all.keys().filter(|file| !before.contains_key(*file)) {
+        fs::remove_file(file).unwrap();
+    }
+    let report = push_something(&bench, &bench.target);
+    assert!(report.warnings.iter().any(|warning| warning.contains("put back")), "{report:?}");
+    assert_eq!(master_key_of(&bench, &report.snapshot.unwrap()), rotated);
+    assert_eq!(slot_files(&bench), all);
+    // Nor does a mark count that nobody with a key has made.
+    for file in all.keys() {
+        fs::remove_file(file).unwrap();
+        let id = file.file_stem().unwrap().to_str().unwrap();
+        fs::write(file.with_file_name(format!("{id}-{}.removed", "ab".repeat(16))), "junk").unwrap();
+    }
+    let snapshot = push_something(&bench, &bench.target).snapshot.unwrap();
+    let put_back = slot_files(&bench);
+    assert!(all.iter().all(|(file, content)| put_back.get(file) == Some(content)));
+    restore(&bench, &bench.other_machine("fresh"), &snapshot).unwrap();
 }
 
 #[test]

@@ -101,11 +101,12 @@ def open_slot(name, data, kind, password):
     """Master key id and master key, or None when this is not the secret of the slot."""
     slot = parse_json(data, name)
     retires = [fields(entry, ["masterKey", "proof"], name) for entry in slot.pop("retires", [])]
+    proof = slot.pop("proof", None)
     slot = fields(slot, ["format", "id", "masterKey", "kind", "kdf", "wrapped"], name)
     form, slot_id, master, slot_kind, kdf, wrapped = slot
     function, log_n, r, p, salt = fields(kdf, ["name", "logN", "r", "p", "salt"], name)
     need(form == 1 and function == "scrypt" and name == f"keys/{slot_id}.json", f"{name}: contradicts itself")
-    bounded = 1 <= log_n <= 24 and 1 <= r <= 64 and 1 <= p <= 16 and 128 * r << log_n <= 256 << 20
+    bounded = 1 <= log_n <= 24 and 1 <= r <= 64 and 1 <= p <= 16 and 128 * r * p << log_n <= 256 << 20
     need(bounded, f"{name}: its scrypt parameters")
     salt, wrapped, master = base64.b64decode(salt), base64.b64decode(wrapped), unhex(master, 16)
     need(len(salt) == 32 and len(wrapped) == 48 and master != NO_KEY, f"{name}: its fields")
@@ -114,9 +115,12 @@ def open_slot(name, data, kind, password):
     wrapping = hashlib.scrypt(password, salt=salt, n=1 << log_n, r=r, p=p, maxmem=1 << 30, dklen=32)
     bound = "\n".join([name, kind, *(f"{retired} {proof}" for retired, proof in retires)])
     try:
-        return master, open_part(wrapping, make_header(SLOT, master, salt), bound, 0, True, wrapped)
+        secret = open_part(wrapping, make_header(SLOT, master, salt), bound, 0, True, wrapped)
     except Damaged:
         return None
+    proven = derive(secret, b"", f"slot {bound}".encode()).hex()
+    need(proof in (None, proven), f"{name}: its proof")
+    return master, secret
 
 
 def check_symbol(number, data):

@@ -127,6 +127,9 @@ pub struct Keyring {
     is_retired: bool,
     /// Keys that exist but that no configured secret opens.
     closed: Vec<MasterKeyId>,
+    /// Keys that the application key alone opens, which the storage service knows, where a secret of the owner's opens another
+    /// one, and that nobody with that one has put beside it.
+    foreign: Vec<MasterKeyId>,
     /// What was stored before encryption was turned on.
     plain: Arc<PlainObjects>,
 }
@@ -142,12 +145,15 @@ impl Keyring {
     #[must_use]
     pub fn single(key: MasterKey) -> Self {
         let (writing, keys) = (key.id, HashMap::from([(key.id, key)]));
-        Self { writing, keys, is_retired: false, closed: Vec::new(), plain: Arc::default() }
+        Self { writing, keys, is_retired: false, closed: Vec::new(), foreign: Vec::new(), plain: Arc::default() }
     }
 
     /// Opens what the secrets open. `slots` are in the order of their making, by the store's clock, then by id: of the
     /// master keys that none has retired, the first in that order is the one that everybody writes with. `opened` holds
     /// keys that were unwrapped before.
+    ///
+    /// The storage service knows the application key, and can make up slots that it opens. Where a secret of the owner's opens a
+    /// key, one that the application key alone opens counts only if the one has retired the other.
     ///
     /// # Errors
     /// `WRONG_KEY` when no slot opens, `CORRUPT` when all are damaged.
@@ -158,18 +164,27 @@ impl Keyring {
     ) -> Result<Self> {
         let mut keys: HashMap<MasterKeyId, MasterKey> = HashMap::new();
         let mut order = Vec::new();
-        let mut closed = Vec::new();
+        let mut sound_slots = Vec::with_capacity(slots.len());
         let mut damage = None;
         for (id, slot) in slots {
-            let Ok(slot) = slot else {
-                damage = damage.or(slot.as_ref().err().map(ToString::to_string));
-                continue;
-            };
-            let master = slot.master_key()?;
-            if !order.contains(&master) {
-                order.push(master);
+            match slot {
+                Err(error) => damage = damage.or(Some(error.to_string())),
+                Ok(slot) => {
+                    let master = slot.master_key()?;
+                    if !order.contains(&master) {
+                        order.push(master);
+                    }
+                    sound_slots.push((*id, master, slot));
+                }
             }
-            if keys.contains_key(&master) {
+        }
+        // Which secret opens a key matters only where there are several.
+        if order.len() > 1 {
+            sound_slots.sort_by_key(|(_, _, slot)| slot.kind == SlotKind::ApplicationKey);
+        }
+        let mut opening: Vec<&Slot> = Vec::new();
+        for (id, master, slot) in &sound_slots {
+            if keys.contains_key(master) {
                 continue;
             }
             let key = match opened.remove(id) {
@@ -178,19 +193,22 @@ impl Keyring {
             };
             if let Some(key) = key {
                 keys.insert(key.id, key);
-            } else {
-                closed.push(master);
+                opening.push(slot);
             }
         }
-        closed.retain(|id| !keys.contains_key(id));
-        let sound = || slots.iter().filter_map(|(_, slot)| slot.as_ref().ok());
-        let is_retired = |key: &MasterKey| sound().any(|slot| slot.retires_key(key));
+        let every_slot: Vec<&Slot> = sound_slots.iter().map(|(_, _, slot)| *slot).collect();
+        let foreign = take_foreign_keys(&mut keys, &opening, &every_slot);
+        let is_closed = |id: &MasterKeyId| !keys.contains_key(id) && !foreign.contains(id);
+        let closed: Vec<MasterKeyId> = order.iter().copied().filter(is_closed).collect();
+        let is_retired = |key: &MasterKey| every_slot.iter().any(|slot| slot.retires_key(key));
         let mut ring = order.iter().filter_map(|id| keys.get(id));
         let current = ring.clone().find(|key| !is_retired(key)).map(|key| (key.id, false));
         match (current.or(ring.next().map(|key| (key.id, true))), damage) {
-            (Some((writing, is_retired)), _) => Ok(Self { keys, writing, is_retired, closed, plain: Arc::default() }),
+            (Some((writing, is_retired)), _) => {
+                Ok(Self { keys, writing, is_retired, closed, foreign, plain: Arc::default() })
+            }
             (None, Some(damage)) if closed.is_empty() => Err(Error::new(Code::Corrupt, damage)),
-            (None, _) => Err(wrong_key(&sound().map(|slot| slot.kind).collect::<Vec<_>>())),
+            (None, _) => Err(wrong_key(&every_slot.iter().map(|slot| slot.kind).collect::<Vec<_>>())),
         }
     }
 
@@ -213,6 +231,12 @@ impl Keyring {
     #[must_use]
     pub fn naming(&self) -> &MasterKey {
         self.keys.get(&self.writing).expect("the writing key is on the ring")
+    }
+
+    /// Keys that are not taken for those of this repository; see [`Keyring::open`].
+    #[must_use]
+    pub fn foreign(&self) -> &[MasterKeyId] {
+        &self.foreign
     }
 
     /// Every key on the ring.
@@ -260,6 +284,10 @@ impl Keyring {
             Ok(key)
         } else if id == MasterKeyId::NONE {
             Err(Error::corrupt(name, "it is not encrypted, in an encrypted repository"))
+        } else if self.foreign.contains(&id) {
+            Err(Error::new(Code::WrongKey, format!("{name} is sealed with a key that the application key alone opens, and no key of the owner's vouches for"))
+                .at_key(name)
+                .advise("somebody may have planted it; if it is yours, configure the application key alone to read it"))
         } else if self.closed.contains(&id) {
             Err(Error::new(Code::WrongKey, format!("{name} is sealed with a key that no configured secret opens"))
                 .at_key(name)
@@ -292,6 +320,37 @@ impl Keyring {
         }
         self.find(header, name)
     }
+}
+
+/// Takes those keys off the ring that the storage service may have made up; see [`Keyring::open`]. `opening` are those of the
+/// slots that opened the keys.
+fn take_foreign_keys(
+    keys: &mut HashMap<MasterKeyId, MasterKey>,
+    opening: &[&Slot],
+    slots: &[&Slot],
+) -> Vec<MasterKeyId> {
+    fn of_key<'s>(slots: &'s [&Slot], id: MasterKeyId) -> impl Iterator<Item = &'s Slot> {
+        slots.iter().copied().filter(move |slot| slot.master_key().is_ok_and(|own| own == id))
+    }
+    let own = opening.iter().filter(|slot| slot.kind != SlotKind::ApplicationKey);
+    let mut trusted: Vec<MasterKeyId> = own.filter_map(|slot| slot.master_key().ok()).collect();
+    if trusted.is_empty() {
+        return Vec::new();
+    }
+    let is_vouched_for = |key: &MasterKey, trusted: &[MasterKeyId]| {
+        trusted.iter().any(|id| {
+            // Only who holds the older key can make the proof of that; what a slot says of other keys counts if it opened.
+            let takes_its_place =
+                keys.get(id).is_some_and(|old| of_key(slots, key.id).any(|slot| slot.retires_key(old)));
+            takes_its_place || of_key(opening, *id).any(|slot| slot.retires_key(key))
+        })
+    };
+    while let Some(key) = keys.values().find(|key| !trusted.contains(&key.id) && is_vouched_for(key, &trusted)) {
+        trusted.push(key.id);
+    }
+    let foreign = keys.keys().copied().filter(|id| !trusted.contains(id)).collect();
+    keys.retain(|id, _| trusted.contains(id));
+    foreign
 }
 
 /// None of the configured secrets opens a slot: what does, and what to do.

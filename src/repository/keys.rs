@@ -51,7 +51,7 @@ impl Work {
     fn missing_for(&self, secrets: &Secrets) -> Result<(Slots, Vec<String>)> {
         let (mut made, mut warnings) = (Vec::new(), Vec::new());
         for (kind, secret) in secrets.iter() {
-            if !is_wanted(*kind, &self.slots) {
+            if !is_wanted(*kind, &self.slots, &self.keyring) {
                 continue;
             }
             let own = Secrets::only(*kind, secret);
@@ -76,10 +76,11 @@ impl Work {
 }
 
 /// Whether a configured secret of that kind gets a slot without being asked for. A slot for the application key lets the
-/// storage service in, so that it is only made where there is one already.
-fn is_wanted(kind: SlotKind, slots: &[(SlotId, Slot)]) -> bool {
+/// storage service in, so that it is only made where there is one already that the service has not made up.
+fn is_wanted(kind: SlotKind, slots: &[(SlotId, Slot)], keyring: &Keyring) -> bool {
+    let is_proven = |slot: &Slot| keyring.keys().any(|key| slot.is_proven_by(key));
     match kind {
-        SlotKind::ApplicationKey => slots.iter().any(|(_, slot)| slot.kind == kind),
+        SlotKind::ApplicationKey => slots.iter().any(|(_, slot)| slot.kind == kind && is_proven(slot)),
         SlotKind::Passphrase | SlotKind::KeyFile => true,
         SlotKind::RecoveryCode => false,
     }
@@ -162,11 +163,17 @@ impl Repository {
     }
 
     async fn work(&self) -> Result<Work> {
+        let removed = self.removed_slots(&self.keyring).await?;
+        Ok(Work { keyring: self.keyring.clone(), slots: Arc::clone(&self.slots), removed })
+    }
+
+    /// The slots whose removal was marked by somebody with a key on the ring.
+    pub(super) async fn removed_slots(&self, keyring: &Keyring) -> Result<Slots> {
         let mut removed = Vec::new();
         for (id, object) in &self.contents.removals {
             let limit = MAX_SLOT + (HEADER_LENGTH + TAG_LENGTH) as u64;
             let open = |stored: &[u8]| {
-                let find = |header: &_, name: &str| self.keyring.find(header, name);
+                let find = |header: &_, name: &str| keyring.find(header, name);
                 Slot::parse(&open_object(stored, Role::Removal, &object.key, find)?, *id)
             };
             match self.get_checked(&object.key, object.size, limit, open).await {
@@ -176,7 +183,7 @@ impl Repository {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Work { keyring: self.keyring.clone(), slots: Arc::clone(&self.slots), removed })
+        Ok(removed)
     }
 
     /// Makes slots for a secret, one for each master key that it does not open yet.
@@ -194,7 +201,7 @@ impl Repository {
     /// Whether a configured secret of that kind gets a slot without being asked for.
     #[must_use]
     pub fn wants_slots(&self, kind: SlotKind) -> bool {
-        is_wanted(kind, &self.slots)
+        is_wanted(kind, &self.slots, &self.keyring)
     }
 
     /// Removes a slot, also from what is known of the repository. Two machines that each remove one of the last two slots at

@@ -169,11 +169,6 @@ impl Repository {
         operation: &Operation,
     ) -> Result<()> {
         let (create, is_empty) = (if_missing == IfMissing::Create, !self.contents.holds_something());
-        let is_listed = |id: &SlotId| self.contents.slots.iter().any(|(listed, _)| listed == id);
-        // Slots that are gone from among others were removed.
-        if !self.contents.slots.is_empty() && !remembered.keys().all(is_listed) {
-            self.forget_slots(|id| is_listed(&id));
-        }
         if !secrets.encrypt {
             if self.contents.slots.is_empty() && (is_empty || remembered.is_empty()) {
                 if create && !remembered.is_empty() {
@@ -186,38 +181,86 @@ impl Repository {
                 .advise("remove `encrypt: false`, or choose another prefix for unencrypted backups"));
         }
         if self.contents.slots.is_empty() {
-            let put_back = create && opened.keys().any(|id| !self.contents.is_removed(*id));
-            if put_back {
-                // Slots are stored here already.
-                self.found().await?;
-                self.keyring = self.put_slots_back(&remembered, opened).await?;
-            } else if is_empty {
+            let is_gone = is_empty && !(create && opened.keys().any(|id| !self.contents.is_removed(*id)));
+            if is_gone {
                 // Without `Create` nothing can be read with the key, and nothing is there to be read.
                 let key = MasterKey::generate()?;
                 if create {
                     self.founding.key = Some((key.clone(), secrets));
                 }
                 self.keyring = Keyring::single(key);
-            } else if remembered.is_empty() {
-                self.turn_on(&secrets, if_missing, operation).await?;
-            } else if opened.is_empty() {
-                return Err(self.lost_slots("none of the configured secrets opens those that this machine remembers"));
-            } else {
-                return Err(self.lost_slots("a push from this machine puts back those that it remembers"));
+                return self.accept_plain().await;
             }
-            return self.accept_plain().await;
+            if remembered.is_empty() {
+                self.turn_on(&secrets, if_missing, operation).await?;
+                return self.accept_plain().await;
+            }
+            if opened.is_empty() {
+                return Err(self.lost_slots());
+            }
         }
-        let slots = self.read_slots().await?;
-        let covering = create.then(|| secrets.clone());
-        self.keyring = blocking(move || Keyring::open(&secrets, &slots, opened)).await?;
+        let known: HashSet<SlotId> = opened.keys().copied().collect();
+        let mut hidden = self.open_slots(&secrets, &remembered, opened).await?;
         self.accept_plain().await?;
-        if let Some(secrets) = covering {
+        let foreign = self.keyring.foreign().len();
+        if foreign > 0 {
+            self.warnings.push(format!(
+                "{foreign} master keys are passed over, with all that is sealed with them: the application key alone opens \
+                 them, so that the storage service or a thief of that key may have planted them; see `key list`"
+            ));
+        }
+        if create {
             // What is about to write must have the key for it.
             self.keyring.writing()?;
+            // One that somebody else has made up is not missed.
+            let is_ours =
+                |id: &SlotId, slot: &Slot| known.contains(id) || self.keyring.keys().any(|key| slot.is_proven_by(key));
+            hidden.retain(|(id, slot)| is_ours(id, slot));
+            self.put_slots_back(hidden).await?;
             let warnings = self.cover(&secrets).await?;
             self.warnings.extend(warnings);
         }
         Ok(())
+    }
+
+    /// Opens the keyring with the listed slots and those that this machine remembers. Gives the latter, as far as no mark that
+    /// can be opened says that they were removed: somebody else has made them vanish.
+    async fn open_slots(
+        &mut self,
+        secrets: &Secrets,
+        remembered: &HashMap<SlotId, Vec<u8>>,
+        opened: HashMap<SlotId, MasterKey>,
+    ) -> Result<Vec<(SlotId, Slot)>> {
+        let open = |slots: Vec<(SlotId, Result<Slot>)>, opened: HashMap<SlotId, MasterKey>| {
+            let secrets = secrets.clone();
+            blocking(move || Keyring::open(&secrets, &slots, opened).map(|keyring| (keyring, slots)))
+        };
+        let mut slots = self.read_slots().await?;
+        let is_listed = |id: &SlotId| self.contents.slots.iter().any(|(listed, _)| listed == id);
+        let unlisted = remembered.iter().filter(|(id, _)| !is_listed(id));
+        let mut hidden: Vec<(SlotId, Slot)> =
+            unlisted.filter_map(|(id, bytes)| Some((*id, Slot::parse(bytes, *id).ok()?))).collect();
+        hidden.sort_by_key(|(id, _)| *id);
+        slots.extend(hidden.iter().map(|(id, slot)| (*id, Ok(slot.clone()))));
+        (self.keyring, slots) = open(slots, opened.clone()).await?;
+        if hidden.is_empty() {
+            return Ok(hidden);
+        }
+        let removed: HashSet<SlotId> = self
+            .removed_slots(&self.keyring)
+            .await?
+            .into_iter()
+            .map(|(id, _)| id)
+            .filter(|id| !is_listed(id))
+            .collect();
+        if !removed.is_empty() {
+            self.forget_slots(|id| !removed.contains(&id));
+            hidden.retain(|(id, _)| !removed.contains(id));
+            slots.retain(|(id, _)| !removed.contains(id));
+            let opened = opened.into_iter().filter(|(id, _)| !removed.contains(id)).collect();
+            (self.keyring, _) = open(slots, opened).await?;
+        }
+        Ok(hidden)
     }
 
     /// Reads the listed slots, and keeps the sound ones.
@@ -282,8 +325,12 @@ impl Repository {
     }
 
     /// What this machine has seen encrypted has no slots any more, and may be another's by now.
-    fn lost_slots(&self, rest: &str) -> Error {
-        let problem = format!("the key slots of this repository are gone from {}, and {rest}", self.store.location());
+    fn lost_slots(&self) -> Error {
+        let problem = format!(
+            "the key slots of this repository are gone from {}, and none of the configured secrets opens those that this \
+             machine remembers",
+            self.store.location()
+        );
         Error::new(Code::WrongKey, problem).advise(
             "look at what happened in the bucket; if another repository was made there on purpose, choose another prefix",
         )
@@ -395,22 +442,16 @@ impl Repository {
         Ok(())
     }
 
-    /// Stores the slots again that this machine remembers and the store has lost: with them, what was sealed before
-    /// stays readable.
-    async fn put_slots_back(
-        &self,
-        remembered: &HashMap<SlotId, Vec<u8>>,
-        opened: HashMap<SlotId, MasterKey>,
-    ) -> Result<Keyring> {
-        let mut slots = Vec::new();
-        let stays = |id: &SlotId| opened.contains_key(id) && !self.contents.is_removed(*id);
-        for (id, bytes) in remembered.iter().filter(|(id, _)| stays(id)) {
-            self.store.put(&slot_key(*id), Bytes::from(bytes.clone())).await?;
-            slots.push((*id, Slot::parse(bytes, *id)));
+    /// Stores the slots again that this machine remembers and the store has lost: with them, what was sealed before stays
+    /// readable, and a key that was retired stays so.
+    async fn put_slots_back(&mut self, slots: Vec<(SlotId, Slot)>) -> Result<()> {
+        if slots.is_empty() {
+            return Ok(());
         }
-        slots.sort_by_key(|(id, _)| *id);
-        let none = Secrets::none();
-        Keyring::open(&none, &slots, opened)
+        self.found().await?;
+        self.warnings.push(format!("{} key slots were gone from the bucket, and were put back", slots.len()));
+        Arc::make_mut(&mut self.slots).extend(slots.iter().cloned());
+        self.put_slots(slots).await
     }
 
     /// The time by the store's clock.

@@ -27,6 +27,7 @@ const OBJECT_KEY_INFO: &[u8] = b"openclaw-b2-backup/1 object";
 const CHUNK_ID_INFO: &[u8] = b"openclaw-b2-backup/1 chunk id";
 const FINGERPRINT_INFO: &[u8] = b"openclaw-b2-backup/1 local fingerprint";
 const RETIREMENT_INFO: &[u8] = b"openclaw-b2-backup/1 retired by ";
+const SLOT_INFO: &[u8] = b"openclaw-b2-backup/1 slot ";
 const GEAR_INFO: &[u8] = b"openclaw-b2-backup/1 chunk boundaries";
 /// BLAKE3's context for the checksum of unencrypted objects.
 const CHECKSUM_CONTEXT: &str = "openclaw-b2-backup/1 checksum of a plain object";
@@ -98,6 +99,12 @@ impl MasterKey {
     #[must_use]
     pub fn retirement(&self, successor: MasterKeyId) -> [u8; 32] {
         *self.derive(b"", &[RETIREMENT_INFO, &successor.0].concat())
+    }
+
+    /// What proves to everybody who holds this key that a slot of that name was made by one who does.
+    #[must_use]
+    pub fn slot_proof(&self, name: &str) -> [u8; 32] {
+        *self.derive(b"", &[SLOT_INFO, name.as_bytes()].concat())
     }
 
     /// Tells texts apart for the local cache, and says nothing of them to whoever lacks the key.

@@ -94,8 +94,9 @@ fn check_strength(kind: SlotKind, secret: &Secret) -> Result<()> {
     }
 }
 
-/// The largest scrypt work that a slot may ask for: 256 MiB of memory.
-const MAX_SCRYPT_MEMORY: u64 = 256 << 20;
+/// The largest scrypt work that a slot may ask for: twice that of a passphrase, which is 256 MiB of memory, or so often a part of
+/// that.
+const MAX_SCRYPT_WORK: u64 = 256 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -142,6 +143,9 @@ pub struct Slot {
     /// Which master keys the slot's own takes the place of; one that was not rotated has none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     retires: Vec<Retirement>,
+    /// That it was made by one who holds the master key, be its secret known or not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    proof: String,
 }
 
 /// The key of the object that holds the slot.
@@ -181,7 +185,9 @@ impl Slot {
             kdf,
             wrapped: String::new(),
             retires,
+            proof: String::new(),
         };
+        slot.proof = hex(&key.slot_proof(&slot.name(id)));
         let salt = slot.salt().ok_or_else(|| Error::corrupt(&slot_key(id), "its salt is no salt"))?;
         let sealer = slot.sealer(secret, &salt, id)?;
         let mut wrapped = key.secret().expect("an encrypted repository's key").to_vec();
@@ -214,7 +220,7 @@ impl Slot {
             || r > 64
             || p == 0
             || p > 16
-            || memory.is_none_or(|m| m > MAX_SCRYPT_MEMORY)
+            || memory.is_none_or(|memory| memory * u64::from(p) > MAX_SCRYPT_WORK)
         {
             return Err(Error::corrupt(&key, "its scrypt parameters are out of bounds"));
         }
@@ -259,6 +265,13 @@ impl Slot {
         self.master_key().is_ok_and(|own| self.retires.iter().any(|retirement| retirement.holds_for(key, own)))
     }
 
+    /// Whether somebody made it who holds `key`, which is the slot's master key.
+    #[must_use]
+    pub fn is_proven_by(&self, key: &MasterKey) -> bool {
+        let id = self.id.parse().ok().filter(|_| self.master_key().is_ok_and(|own| own == key.id));
+        id.is_some_and(|id| self.proof == hex(&key.slot_proof(&self.name(id))))
+    }
+
     /// Unwraps the master key; `None` when `secret` is not the slot's. Takes as long as scrypt does.
     ///
     /// # Errors
@@ -281,11 +294,17 @@ impl Slot {
         scrypt::scrypt(secret.expose().as_bytes(), salt, &params, wrapping.as_mut())
             .map_err(|_| Error::corrupt(&slot_key(id), "its scrypt parameters are out of bounds"))?;
         let key = MasterKey::from_parts(self.master_key()?, *wrapping);
+        let header = Header { role: Role::Slot, master_key: key.id, salt: *salt };
+        Ok(Sealer::with_header(&key, header, &self.name(id)))
+    }
+
+    /// Everything of it that is in plain and means something.
+    fn name(&self, id: SlotId) -> String {
         let mut name = format!("{}\n{}", slot_key(id), self.kind.as_str());
         for Retirement { master_key, proof } in &self.retires {
             write!(name, "\n{master_key} {proof}").expect("writing to a string does not fail");
         }
-        Ok(Sealer::with_header(&key, Header { role: Role::Slot, master_key: key.id, salt: *salt }, &name))
+        name
     }
 }
 
