@@ -34,13 +34,24 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Opens the cache at `path` for the repository `identity`; starts over when it is damaged or another's.
+    /// Opens the cache at `path` for the repository `identity`; starts over when it is damaged or another's. It holds what nothing
+    /// else tells, such as slots that have vanished from the bucket, so that it does not for any other reason.
     ///
     /// # Errors
-    /// `IO` when not even an empty one can be made.
+    /// `IO` when it cannot be opened, or not even an empty one can be made.
     pub fn open(path: &Path, identity: &str) -> Result<Self> {
-        if let Some(cache) = Self::open_existing(path, identity) {
-            return Ok(cache);
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
+        if path.is_file() {
+            match Self::try_existing(path, identity) {
+                Ok(Some(cache)) => return Ok(cache),
+                // Its tables are of another layout when SQLite says no more than that it cannot.
+                Err(error)
+                    if !matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase | Unknown) | None) =>
+                {
+                    return Err(failed(&error));
+                }
+                _ => {}
+            }
         }
         let identity = format!("{LAYOUT} {identity}");
         for file in [path.to_owned()].into_iter().chain(crate::state::database::side_files(path)) {
@@ -69,9 +80,13 @@ impl Cache {
         if !path.is_file() {
             return None;
         }
-        let connection = prepare(path).ok()?;
-        let known = known_identity(&connection).ok().flatten()?;
-        (known == format!("{LAYOUT} {identity}")).then(|| Self { connection: Mutex::new(connection) })
+        Self::try_existing(path, identity).ok().flatten()
+    }
+
+    fn try_existing(path: &Path, identity: &str) -> rusqlite::Result<Option<Self>> {
+        let connection = prepare(path)?;
+        let is_its = known_identity(&connection)?.is_some_and(|known| known == format!("{LAYOUT} {identity}"));
+        Ok(is_its.then(|| Self { connection: Mutex::new(connection) }))
     }
 
     /// Writes what may as well stay unwritten: a cache that fails costs time only, and is only spoken of in the log.
@@ -320,6 +335,22 @@ fn file_context(path: &str, signature: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A full disk, a file that somebody else holds: what the cache alone remembers must outlast that.
+    #[test]
+    fn a_cache_that_cannot_be_opened_at_the_moment_is_not_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache.sqlite");
+        Cache::open(&path, "here").unwrap().put_objects([("keys/x".into(), &b"slot"[..])]).unwrap();
+        let holder = Connection::open(&path).unwrap();
+        holder.pragma_update(None, "locking_mode", "EXCLUSIVE").unwrap();
+        holder.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        assert_eq!(Cache::open(&path, "here").unwrap_err().code(), Code::Io);
+        drop(holder);
+        assert_eq!(Cache::open(&path, "here").unwrap().object("keys/x").unwrap(), b"slot");
+        // Of another repository, it is.
+        assert_eq!(Cache::open(&path, "elsewhere").unwrap().object("keys/x"), None);
+    }
     use crate::repository::tree::Kind;
 
     fn file(path: &str) -> CachedFile {

@@ -315,6 +315,31 @@ fn what_nobody_has_any_more_is_named_file_by_file_and_the_rest_restores_on_reque
     assert_same(&bench.tree(), &expected);
 }
 
+/// The last snapshot that can be restored must not make room for one that cannot.
+#[test]
+fn retention_removes_nothing_while_what_stays_is_not_whole() {
+    let bench = Bench::new(serde_json::json!({ "keepSnapshots": 2 }));
+    bench.write("workspace/file", "first");
+    let whole = bench.push().snapshot.unwrap();
+    let before = objects(&bench, "packs");
+    bench.write("workspace/file", "second");
+    bench.push();
+    // Its content is nowhere any more.
+    for pack in objects(&bench, "packs").iter().filter(|pack| !before.contains(pack)) {
+        fs::remove_file(pack).unwrap();
+    }
+    bench.write("workspace/file", "third");
+    let report = bench.push();
+    assert!(report.warnings.iter().any(|warning| warning.starts_with("old snapshots were not removed")), "{report:?}");
+    assert_eq!(bench.list().len(), 3);
+    assert_eq!(fs::read(bench.pull(&whole).join("workspace/file")).unwrap(), b"first");
+    // The one that cannot be restored is not among those that stay any more.
+    bench.write("workspace/file", "fourth");
+    bench.push();
+    assert_eq!(bench.list().len(), 2);
+    assert_eq!(bench.problems(), Vec::<String>::new());
+}
+
 #[test]
 fn verify_reads_another_part_each_time() {
     let bench = Bench::default();

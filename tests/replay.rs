@@ -77,6 +77,22 @@ fn an_old_state_of_the_repository_is_not_taken_for_the_present_one() {
     bench.pull("latest");
 }
 
+/// Whoever can write to the bucket can write a name; nobody without the key what belongs below it.
+#[test]
+fn a_planted_newer_name_hides_no_missing_snapshot() {
+    let (bench, old, new) = replayed();
+    let manifest = fs::read(bench.repository().join(&old).join("manifest.json")).unwrap();
+    for (planted, content) in [("00000000", "{}".as_bytes()), ("11111111", &manifest)] {
+        let folder = bench.repository().join(format!("2099-01-01T00-00-00Z-{planted}"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("manifest.json"), content).unwrap();
+    }
+    let warnings = listed(&bench, &bench.target).warnings;
+    assert!(warnings.iter().any(|warning| warning.contains(&new)), "{warnings:?}");
+    let error = bench.try_rollback("now", &[], true).unwrap_err();
+    assert_eq!((code(&error), error.context().snapshot.as_deref()), ("NOT_FOUND", Some(new.as_str())));
+}
+
 #[test]
 fn a_push_says_that_the_newest_snapshot_is_missing_and_takes_another_one() {
     let (bench, old, missing) = replayed();

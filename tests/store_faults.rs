@@ -454,6 +454,25 @@ async fn a_refused_key_names_operation_bucket_and_capability() {
     assert_eq!(server.seen().len(), 7, "a refusal is not repeated");
 }
 
+/// Backblaze says so with the code of a key that may not.
+#[tokio::test]
+async fn a_limit_of_the_account_is_not_taken_for_a_wrong_key() {
+    let cap = || {
+        let words = "Cannot upload files, storage cap exceeded. See the Caps &amp; Alerts page to increase your cap.";
+        let body = format!("<Error><Code>AccessDenied</Code><Message>{words}</Message></Error>");
+        answer("403 Forbidden", "", body)
+    };
+    let server = Server::playing([cap()]).await;
+    let store = server.persistently().await.store;
+    let error = store.put("x", Bytes::new()).await.unwrap_err();
+    expect(&error, Code::Network, false, &["cannot write x", "limit of the account", "Caps & Alerts"]);
+    // Nor does it say that there are no versions: to delete by the name alone would only hide what is to go.
+    let server = Server::playing([cap(), ok("")]).await;
+    let error = server.once().await.store.delete("x").await.unwrap_err();
+    expect(&error, Code::Network, false, &["limit of the account"]);
+    assert_eq!(server.seen().len(), 1);
+}
+
 #[tokio::test]
 async fn wrong_credentials_advise_to_check_them() {
     for code in ["InvalidAccessKeyId", "SignatureDoesNotMatch"] {

@@ -40,7 +40,7 @@ pub async fn list(target: &Target, operation: &Operation) -> Result<ListReport> 
         .chain(catalog.unreadable.into_iter().map(|(id, error)| (id.to_string(), error)))
         .map(|(path, error)| Exception { path, reason: error.to_string() })
         .collect();
-    let warnings = newest::missing(&repository).iter().map(newest::warning).collect();
+    let warnings = newest::missing(&repository).await.iter().map(newest::warning).collect();
     Ok(ListReport { snapshots: snapshots.into_iter().rev().map(|(_, info)| info).collect(), unreadable, warnings })
 }
 
@@ -136,7 +136,7 @@ pub(super) enum Selected {
 /// meant cannot be read, no other one is taken in its place.
 pub(super) async fn select(repository: &Repository, text: &str, operation: &Operation) -> Result<Selected> {
     let selector = Selector::parse(text, repository.now()?.to_zoned(jiff::tz::TimeZone::system()))?;
-    if let Some(missing) = newest::missing(repository).filter(|missing| selector.may_mean(missing.time())) {
+    if let Some(missing) = newest::missing(repository).await.filter(|missing| selector.may_mean(missing.time())) {
         return Err(newest::error(&missing));
     }
     let contents = &repository.contents;

@@ -15,6 +15,8 @@ use crate::repository::open::Repository;
 
 /// Under which name the cache remembers it.
 const NEWEST: &str = "newest";
+/// So many manifests with newer names are read at most.
+const MOST_READ: usize = 32;
 
 /// Takes note of snapshots whose manifests were authenticated.
 pub(super) fn note<'s>(repository: &Repository, ids: impl IntoIterator<Item = &'s SnapshotId>) {
@@ -27,19 +29,28 @@ pub(super) fn note<'s>(repository: &Repository, ids: impl IntoIterator<Item = &'
 
 /// Takes note of a snapshot that was made just now, when whatever is missing was told to the owner: it is the newest one from
 /// now on.
-pub(super) fn note_own(repository: &Repository, id: &SnapshotId) {
-    match missing(repository) {
+pub(super) async fn note_own(repository: &Repository, id: &SnapshotId) {
+    match missing(repository).await {
         Some(_) if !id.is_safety() => repository.remember(NEWEST.to_owned(), id.as_str().as_bytes()),
         _ => note(repository, [id]),
     }
 }
 
-/// The newest snapshot that this machine has seen, if neither it nor a newer one is listed.
-pub(super) fn missing(repository: &Repository) -> Option<SnapshotId> {
+/// The newest snapshot that this machine has seen, if neither it nor a newer one is listed. Anybody can write a newer name: one
+/// counts if its manifest was sealed with a key of this repository.
+pub(super) async fn missing(repository: &Repository) -> Option<SnapshotId> {
     let seen = seen(repository)?;
     let is_as_new = |id: &SnapshotId| !id.is_safety() && id.order() >= seen.order();
-    let is_outdated = !repository.contents.snapshots.iter().any(|(id, _)| is_as_new(id));
-    is_outdated.then_some(seen)
+    let listed = repository.contents.snapshots.iter().map(|(id, _)| id);
+    for id in listed.rev().filter(|id| is_as_new(id)).take(MOST_READ) {
+        match repository.summary(id).await {
+            _ if *id == seen => return None,
+            Err(error) if matches!(error.code(), Code::Corrupt | Code::WrongKey | Code::NotFound) => {}
+            // What cannot be told now is told the next time.
+            _ => return None,
+        }
+    }
+    Some(seen)
 }
 
 fn seen(repository: &Repository) -> Option<SnapshotId> {

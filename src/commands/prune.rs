@@ -216,11 +216,18 @@ async fn run(
     operation: &Operation,
     report: &mut PruneReport,
 ) -> Result<()> {
-    remove_snapshots(repository, target, workplace, whose, operation, report).await?;
-    if report.shrunk.is_some() || (grace.is_none() && report.removed_snapshots.is_empty()) {
+    let going = outdated_snapshots(repository, target, workplace, whose, operation, report).await?;
+    if going.is_empty() && (report.shrunk.is_some() || grace.is_none()) {
         return Ok(());
     }
-    sweep(repository, grace.unwrap_or(GRACE), operation, report).await
+    let index = sound_index(repository, operation).await?;
+    // Before anything is removed: should what stays not be whole, none of the others is to go.
+    let needed = Needed::read(repository, &index, &going, operation).await?;
+    remove_snapshots(repository, &going, operation, report).await?;
+    if report.shrunk.is_some() {
+        return Ok(());
+    }
+    sweep(repository, &index, &needed, grace.unwrap_or(GRACE), operation, report).await
 }
 
 /// Whether the key may delete, as far as that is known before it is tried.
@@ -260,7 +267,7 @@ async fn check_hidden_snapshots(repository: &Repository) -> Result<()> {
         return Ok(());
     }
     let message = format!(
-        "nothing was freed, since {} snapshots are hidden in the bucket, the first of them {}",
+        "nothing was removed or freed, since {} snapshots are hidden in the bucket, the first of them {}",
         hidden.len(),
         hidden[0]
     );
@@ -275,22 +282,22 @@ pub(super) fn hidden_snapshots(hidden: &Hidden) -> Vec<SnapshotId> {
     hidden.deleted.iter().filter_map(id).collect()
 }
 
-/// Removes the manifests of the regular snapshots of this machine, or of each, that retention does not keep; none of a machine
-/// whose state has lost most of what it held while the owner has not agreed there.
-async fn remove_snapshots(
-    repository: &mut Repository,
+/// The regular snapshots of this machine, or of each, that retention does not keep and that may go; none of a machine whose state
+/// has lost most of what it held while the owner has not agreed there.
+async fn outdated_snapshots(
+    repository: &Repository,
     target: &Target,
     workplace: &Workplace,
     whose: Whose,
     operation: &Operation,
     report: &mut PruneReport,
-) -> Result<()> {
+) -> Result<Vec<SnapshotId>> {
     let Summaries { readable, .. } = summaries(repository, operation).await?;
     let machines: BTreeSet<MachineId> = match whose {
         Whose::Own => BTreeSet::from([workplace.machine]),
         Whose::All => readable.iter().map(|(_, summary)| summary.machine).collect(),
     };
-    let mut going: Vec<SnapshotId> = Vec::new();
+    let mut outdated: Vec<SnapshotId> = Vec::new();
     // The owner's calendar, by the clock that dates snapshots.
     let now = repository.now()?.to_zoned(jiff::tz::TimeZone::system());
     for machine in machines {
@@ -304,20 +311,30 @@ async fn remove_snapshots(
         let ids: Vec<&SnapshotId> = own.iter().map(|(id, _)| id).collect();
         let mut kept = kept(&ids, target.keep_snapshots as usize, &target.retention, &now);
         kept.extend(most_complete(&own));
-        going.extend(own.iter().map(|(id, _)| id).filter(|id| !kept.contains(id)).cloned());
+        outdated.extend(own.iter().map(|(id, _)| id).filter(|id| !kept.contains(id)).cloned());
     }
-    let mut removed: Vec<SnapshotId> = Vec::new();
-    for id in &going {
+    let mut going = Vec::new();
+    for id in outdated {
         operation.check()?;
-        let key = id.manifest_key();
-        if is_locked(repository, &key, report).await? {
-            continue;
+        if !is_locked(repository, &id.manifest_key(), report).await? {
+            going.push(id);
         }
-        repository.store.delete(&key).await.map_err(|error| error.in_snapshot(id.as_str()))?;
-        report.removed_snapshots.push(id.to_string());
-        removed.push(id.clone());
     }
-    Arc::make_mut(&mut repository.contents).snapshots.retain(|(id, _)| !removed.contains(id));
+    Ok(going)
+}
+
+async fn remove_snapshots(
+    repository: &mut Repository,
+    going: &[SnapshotId],
+    operation: &Operation,
+    report: &mut PruneReport,
+) -> Result<()> {
+    for id in going {
+        operation.check()?;
+        repository.store.delete(&id.manifest_key()).await.map_err(|error| error.in_snapshot(id.as_str()))?;
+        report.removed_snapshots.push(id.to_string());
+    }
+    Arc::make_mut(&mut repository.contents).snapshots.retain(|(id, _)| !going.contains(id));
     Ok(())
 }
 
@@ -368,20 +385,29 @@ struct Needed {
 }
 
 impl Needed {
-    /// Reads every snapshot's tree.
+    /// Reads the tree of every snapshot but those that are `going`.
     ///
     /// # Errors
     /// Those of reading; `CORRUPT` when a chunk is missing: then the index is not to be trusted with what can go.
-    async fn read(repository: &Repository, index: &Arc<Index>, operation: &Operation) -> Result<Self> {
-        let Summaries { readable, mut unreadable } = summaries(repository, operation).await?;
+    async fn read(
+        repository: &Repository,
+        index: &Arc<Index>,
+        going: &[SnapshotId],
+        operation: &Operation,
+    ) -> Result<Self> {
+        let Summaries { mut readable, mut unreadable } = summaries(repository, operation).await?;
+        readable.retain(|(id, _)| !going.contains(id));
         let refused = |id: &SnapshotId, error: Error| {
-            Error::new(error.code(), format!("nothing was freed, since nobody knows what {id} needs: {error}"))
-                .in_snapshot(id.as_str())
-                .because(error)
-                .advise(format!(
-                    "run verify, and push from the machine that took it; should it be beyond help, delete {}",
-                    id.manifest_key()
-                ))
+            Error::new(
+                error.code(),
+                format!("nothing was removed or freed, since nobody knows what {id} needs: {error}"),
+            )
+            .in_snapshot(id.as_str())
+            .because(error)
+            .advise(format!(
+                "run verify, and push from the machine that took it; should it be beyond help, delete {}",
+                id.manifest_key()
+            ))
         };
         if let Some((id, error)) = unreadable.pop() {
             return Err(refused(&id, error));
@@ -406,13 +432,8 @@ impl Needed {
     }
 }
 
-/// Condemns the packs that no snapshot needs, and deletes those that were condemned long enough ago.
-async fn sweep(
-    repository: &mut Repository,
-    grace: Duration,
-    operation: &Operation,
-    report: &mut PruneReport,
-) -> Result<()> {
+/// The index, if it can be trusted with what may go.
+async fn sound_index(repository: &mut Repository, operation: &Operation) -> Result<Arc<Index>> {
     check_hidden_snapshots(repository).await?;
     let mut index = Arc::new(repository.load_index().await?);
     if !index.unreadable.is_empty() && !index.damaged_objects.is_empty() {
@@ -420,17 +441,28 @@ async fn sweep(
         index = Arc::new(repository.load_index().await?);
     }
     if let Some(problem) = index.unreadable.first() {
-        let refusal = format!("nothing was freed, since the index is damaged: {problem}");
+        let refusal = format!("nothing was removed or freed, since the index is damaged: {problem}");
         return Err(Error::new(Code::Corrupt, refusal).advise("run verify"));
     }
-    let needed = Needed::read(repository, &index, operation).await?;
-    forget(repository, &needed);
+    Ok(index)
+}
+
+/// Condemns the packs that no snapshot needs, and deletes those that were condemned long enough ago.
+async fn sweep(
+    repository: &mut Repository,
+    index: &Arc<Index>,
+    needed: &Needed,
+    grace: Duration,
+    operation: &Operation,
+    report: &mut PruneReport,
+) -> Result<()> {
+    forget(repository, needed);
     let now = repository.contents.listed_at;
     let age_is_over = move |meta: &ObjectMeta| now.duration_since(meta.modified).is_ok_and(|age| age >= grace);
     // Without a grace period nothing depends on clocks.
     let is_over = move |meta: &ObjectMeta| grace.is_zero() || age_is_over(meta);
-    decide_condemned(repository, &index, &needed, is_over, operation, report).await?;
-    condemn(repository, &index, &needed, is_over, report).await?;
+    decide_condemned(repository, index, needed, is_over, operation, report).await?;
+    condemn(repository, index, needed, is_over, report).await?;
     merge(repository, operation, report).await
 }
 

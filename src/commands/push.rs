@@ -60,7 +60,7 @@ pub async fn push(target: &Target, options: PushOptions, operation: &Operation) 
     if !upload.index.unreadable.is_empty() {
         warnings.push(format!("the repository is damaged, run verify: {}", upload.index.unreadable.join("; ")));
     }
-    let missing = newest::missing(&upload.repository);
+    let missing = newest::missing(&upload.repository).await;
     warnings.extend(missing.as_ref().map(newest::warning));
     warnings.extend(upload.healing());
     let (mut shrunk, mut other_machine) = (None, None);
@@ -262,7 +262,7 @@ impl<'w> Upload<'w> {
     /// Those of the store; a retryable `NETWORK` when another machine deleted meanwhile what this push relied on.
     pub(super) async fn commit(&mut self, trigger: Trigger, shrunk: bool) -> Result<SnapshotId> {
         let id = self.write(&Origin::Taken(trigger), shrunk).await?;
-        newest::note_own(&self.repository, &id);
+        newest::note_own(&self.repository, &id).await;
         self.remember(Some(&id));
         Ok(id)
     }

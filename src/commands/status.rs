@@ -41,7 +41,7 @@ pub async fn status(target: &Target, options: &StatusOptions, operation: &Operat
     let (Summaries { readable, unreadable }, hidden, deletion, lifecycle) =
         tokio::try_join!(summaries(&repository, operation), store.hidden(), store.deletion(), store.lifecycle())?;
     let mut warnings = warnings(hidden.as_ref(), deletion, lifecycle);
-    warnings.extend(newest::missing(&repository).iter().map(newest::warning));
+    warnings.extend(newest::missing(&repository).await.iter().map(newest::warning));
     if let Some((id, error)) = unreadable.last() {
         let count = unreadable.len();
         warnings.push(format!("{count} listed snapshots cannot be read, the newest of them {id}: {error}"));

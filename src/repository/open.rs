@@ -12,7 +12,7 @@ use super::keyring::{Keyring, Secrets};
 use super::manifest::{MAX_MANIFEST, Summary};
 use super::pack::{MAX_PACK, pack_key};
 use super::plain::{MAX_PLAIN_LIST, PlainObjects};
-use super::seal::{Header, MasterKey};
+use super::seal::{Header, MasterKey, Role};
 use super::slot::{Slot, slot_key};
 use crate::cache::Cache;
 use crate::commands::Operation;
@@ -558,7 +558,11 @@ impl Repository {
         if listed > limit {
             return Err(Error::corrupt(key, format!("it is {listed} bytes long, of which {limit} are allowed")));
         }
-        self.store.get(key).await
+        let bytes = self.store.get(key).await?;
+        if bytes.len() as u64 > limit {
+            return Err(Error::corrupt(key, format!("it is {} bytes long, of which {limit} are allowed", bytes.len())));
+        }
+        Ok(bytes)
     }
 
     /// The summary of a listed snapshot.
@@ -642,8 +646,13 @@ impl Repository {
         }
         let contents = Arc::clone(&self.contents);
         let sealed = !self.keyring.is_plain();
-        let usable =
-            move |pack: &PackEntry| contents.packs.get(&pack.id).is_some_and(|stored| stored.size == pack.size);
+        let keyring = self.keyring.clone();
+        let usable = move |pack: &PackEntry| {
+            // What the cache remembers may be of a key whose slots are gone since.
+            let opens = Header::parse(&pack.header, Role::Pack, "")
+                .is_ok_and(|header| keyring.find_for_pack(&header, "").is_ok());
+            opens && contents.packs.get(&pack.id).is_some_and(|stored| stored.size == pack.size)
+        };
         let build = move || {
             let mut index = Index::new(objects, usable);
             (index.unreadable, index.damaged_objects, index.recovered) = (unreadable, damaged, recovered);

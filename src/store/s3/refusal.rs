@@ -130,6 +130,11 @@ impl S3Store {
                 Error::new(Code::Auth, format!("{attempt}: the credentials are not accepted; {refusal}"))
                     .advise("check keyId and applicationKey, and region or endpoint if they are set")
             }
+            _ if is_cap(status, code, refusal.message) => {
+                Error::new(Code::Network, format!("{attempt}: a limit of the account is reached; {refusal}")).advise(
+                    "raise the limit (Backblaze: the page \"Caps & Alerts\"), wait until it begins anew, or free space",
+                )
+            }
             (403, _) | (_, "AccessDenied") => {
                 let capability = match operation {
                     Operation::Write if self.lock.is_some() => "writeFiles, and for objectLockDays writeFileRetentions",
@@ -158,9 +163,24 @@ impl S3Store {
     }
 }
 
-/// Whether a refusal says that the service, or these credentials, cannot do something that is not needed.
-pub(super) fn is_unsupported<E>(failure: &SdkError<E, HttpResponse>) -> bool {
-    failure.raw_response().is_some_and(|answer| matches!(answer.status().as_u16(), 400 | 403 | 404 | 405 | 501))
+/// Whether a refusal says that the service, or these credentials, cannot do something that is not needed. One for this moment only,
+/// or for a limit, does not: who would then delete without asking for versions would only hide what is to go.
+pub(super) fn is_unsupported<E>(failure: &SdkError<E, HttpResponse>) -> bool
+where
+    E: ProvideErrorMetadata,
+{
+    let Some(status) = failure.raw_response().map(|answer| answer.status().as_u16()) else { return false };
+    let words = failure.as_service_error().map(ProvideErrorMetadata::meta);
+    let code = words.and_then(|words| words.code()).unwrap_or_default();
+    let message = words.and_then(|words| words.message()).unwrap_or_default();
+    let passes = may_pass(status, code) || code == "RequestTimeTooSkewed" || is_cap(status, code, message);
+    matches!(status, 400 | 403 | 404 | 405 | 501) && !passes
+}
+
+/// Whether a limit of storage, traffic or calls is reached that the account's owner, or the service, has set.
+fn is_cap(status: u16, code: &str, message: &str) -> bool {
+    let says = |words: &str| code.contains(words) || message.contains(words);
+    status == 507 || ["cap exceeded", "cap_exceeded", "CapExceeded", "QuotaExceeded"].into_iter().any(says)
 }
 
 /// An answer that is not what was asked for.
@@ -202,6 +222,6 @@ fn may_pass(status: u16, code: &str) -> bool {
         "SlowDown",
         "XAmzContentSHA256Mismatch",
     ];
-    // 501: not implemented, 505: version, 507: no space.
+    // 501: not implemented, 505: version; 507, no space, is a limit.
     matches!(status, 408 | 425 | 429 | 500 | 502..=504 | 506 | 508..) || moment.contains(&code)
 }
