@@ -236,7 +236,7 @@ export function keyList({ slots }) {
   const yes = (/** @type {boolean} */ value) => (value ? "yes" : "no");
   const rows = slots.map(({ id, kind, createdAt, masterKey, writing, opens, removing, problem }) => {
     const created = createdAt.replace("T", " ").replace("Z", "");
-    const state = problem !== null ? "damaged" : removing ? "being removed" : "";
+    const state = problem !== null ? (kind === null ? "damaged" : "passed over") : removing ? "being removed" : "";
     return [short(id), kind ?? "?", created, masterKey ? masterKey.slice(0, 8) : "?", yes(writing), yes(opens), state];
   });
   const head = ["ID", "KIND", "CREATED (UTC)", "MASTER KEY", "SEALS NEW", "OPENED HERE", ""];

@@ -631,6 +631,8 @@ fn what_a_thief_of_the_application_key_plants_is_passed_over_where_a_passphrase_
     assert!(report.warnings.iter().any(|warning| warning.contains("planted")), "{report:?}");
     let new = report.snapshot.unwrap();
     assert_eq!(master_key_of(&bench, &new), true_key);
+    let told: Vec<_> = slots(&bench, &bench.target).into_iter().filter(|slot| slot.problem.is_some()).collect();
+    assert!(told.len() == 1 && told[0].kind == Some(SlotKind::ApplicationKey) && !told[0].writing, "{told:?}");
     let with_the_key_alone = Target { passphrase: None, ..fresh };
     assert_eq!(code(&restore(&bench, &with_the_key_alone, &new).unwrap_err()), "WRONG_KEY");
     for snapshot in [&own, &new] {

@@ -124,7 +124,14 @@ pub async fn list(target: &Target, operation: &Operation) -> Result<KeyListRepor
     };
     let slots = slots.into_iter().map(|(id, slot)| {
         let (kind, master_key, problem) = match slot {
-            Ok(slot) => (Some(slot.kind), slot.master_key().ok(), None),
+            Ok(slot) => {
+                let master_key = slot.master_key().ok();
+                let is_foreign = master_key.is_some_and(|key| repository.keyring.foreign().contains(&key));
+                let problem = is_foreign.then(|| {
+                    format!("{id} is passed over: the application key alone opens its master key, so that anybody who knows it may have planted it")
+                });
+                (Some(slot.kind), master_key, problem)
+            }
             Err(error) => (None, None, Some(error.to_string())),
         };
         KeyInfo {

@@ -354,19 +354,25 @@ impl Bucket {
     }
 }
 
+/// The most that a listing may give, so that one without end does not fill the memory: a thousand times what a large state takes.
+const MOST_LISTED: usize = 5_000_000;
+/// The most pages of it.
+const MOST_PAGES: usize = 100_000;
+
 /// Joins the pages of a listing.
 async fn all_pages<S: Store + ?Sized>(store: &S, prefix: &str) -> Result<Listing> {
     let mut objects = Vec::new();
     let mut page: Option<String> = None;
-    loop {
+    for number in 0.. {
         let Page { objects: mut some, next } = store.list_page(prefix, page.as_deref()).await?;
         objects.append(&mut some);
         if next.is_none() {
             break;
         }
-        if next == page {
-            return Err(Error::new(Code::Network, "the storage service repeats one page of its listing without end")
-                .advise("check endpoint"));
+        if next == page || number > MOST_PAGES || objects.len() > MOST_LISTED {
+            return Err(
+                Error::new(Code::Network, "the storage service gives a listing without end").advise("check endpoint")
+            );
         }
         page = next;
     }

@@ -39,7 +39,8 @@ use tokio::sync::OnceCell;
 use super::b2::{self, Account};
 use super::http::{self, ProgressClient, ServerClock};
 use super::{
-    Bucket, Deletion, Hidden, Lifecycle, Listing, ObjectMeta, Page, Pieces, Store, all_pages, ends_before_range,
+    Bucket, Deletion, Hidden, Lifecycle, Listing, MOST_LISTED, ObjectMeta, Page, Pieces, Store, all_pages,
+    ends_before_range,
 };
 use crate::config::Addressing;
 use crate::error::{Code, Error, Result};
@@ -232,7 +233,7 @@ impl S3Store {
                 key => key.map(str::to_owned),
             };
             let next = (next_key, answer.next_version_id_marker().map(str::to_owned));
-            if next.0.is_none() || next == after {
+            if next.0.is_none() || next == after || versions.len() > MOST_LISTED {
                 let message = format!("{}: the listing of versions has no end", self.attempt(Operation::List, None));
                 return Err(Error::new(Code::Network, message));
             }
