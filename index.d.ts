@@ -195,7 +195,7 @@ export interface KeyInfo {
   opens: boolean
   /** Whether its removal was begun and not finished. */
   removing: boolean
-  /** Why it is of no use; null for a sound slot. */
+  /** Why it is of no use: it is damaged, or its master key is passed over; null for any other slot. */
   problem: string | null
 }
 

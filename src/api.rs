@@ -904,7 +904,7 @@ pub struct KeyInfo {
     pub opens: bool,
     /// Whether its removal was begun and not finished.
     pub removing: bool,
-    /// Why it is of no use; null for a sound slot.
+    /// Why it is of no use: it is damaged, or its master key is passed over; null for any other slot.
     pub problem: Option<String>,
 }
 

@@ -48,7 +48,7 @@ pub struct KeyInfo {
     pub opens: bool,
     /// Whether its removal was begun and not finished.
     pub removing: bool,
-    /// Why it is of no use.
+    /// Why it is of no use: it is damaged, or its master key is passed over.
     pub problem: Option<String>,
 }
 
