@@ -13,7 +13,7 @@ use super::manifest::{MAX_MANIFEST, Summary};
 use super::pack::{MAX_PACK, pack_key};
 use super::plain::{MAX_PLAIN_LIST, PlainObjects};
 use super::seal::{Header, MasterKey, Role};
-use super::slot::{Slot, slot_key};
+use super::slot::{Slot, SlotKind, slot_key};
 use crate::cache::Cache;
 use crate::commands::Operation;
 use crate::config::Target;
@@ -733,18 +733,29 @@ fn open_remembered_slots(
     secrets: &Secrets,
 ) -> (HashMap<SlotId, Vec<u8>>, HashMap<SlotId, MasterKey>) {
     let mut slots = HashMap::new();
-    let mut opened: HashMap<SlotId, MasterKey> = HashMap::new();
+    let mut sound = Vec::new();
     for (key, bytes) in cache.map(|cache| cache.objects("keys/")).unwrap_or_default() {
         let id = key.strip_prefix("keys/").and_then(|name| name.strip_suffix(".json")).and_then(|id| id.parse().ok());
         let Some(id) = id else { continue };
         if secrets.encrypt
             && let Ok(slot) = Slot::parse(&bytes, id)
-            && slot.master_key().is_ok_and(|master| opened.values().all(|key| key.id != master))
+            && let Ok(master) = slot.master_key()
+        {
+            sound.push((id, master, slot));
+        }
+        slots.insert(id, bytes);
+    }
+    // In the order in which the keyring tries them.
+    if sound.iter().any(|(_, master, _)| *master != sound[0].1) {
+        sound.sort_by_key(|(_, _, slot)| slot.kind == SlotKind::ApplicationKey);
+    }
+    let mut opened: HashMap<SlotId, MasterKey> = HashMap::new();
+    for (id, master, slot) in sound {
+        if opened.values().all(|key| key.id != master)
             && let Ok(Some(key)) = secrets.open(&slot)
         {
             opened.insert(id, key);
         }
-        slots.insert(id, bytes);
     }
     (slots, opened)
 }
