@@ -369,10 +369,15 @@ async fn all_pages<S: Store + ?Sized>(store: &S, prefix: &str) -> Result<Listing
         if next.is_none() {
             break;
         }
-        if next == page || number > MOST_PAGES || objects.len() > MOST_LISTED {
-            return Err(
-                Error::new(Code::Network, "the storage service gives a listing without end").advise("check endpoint")
-            );
+        let endless = if next == page {
+            Some("repeats one page of its listing without end")
+        } else if number >= MOST_PAGES || objects.len() > MOST_LISTED {
+            Some("gives a listing without end")
+        } else {
+            None
+        };
+        if let Some(endless) = endless {
+            return Err(Error::new(Code::Network, format!("the storage service {endless}")).advise("check endpoint"));
         }
         page = next;
     }

@@ -337,24 +337,33 @@ mod tests {
         );
     }
 
-    /// A listing in three pages, of which every second request fails.
-    #[derive(Debug, Default)]
-    struct ThreePages(AtomicUsize);
+    /// A listing in so many pages, of which every second request fails.
+    #[derive(Debug)]
+    struct Pages {
+        number: u32,
+        asked: AtomicUsize,
+    }
+
+    impl Pages {
+        fn retried(number: u32) -> Retrying<Self> {
+            Retrying::new(Arc::new(Self { number, asked: AtomicUsize::new(0) }), Line::answered().repeat)
+        }
+    }
 
     #[async_trait]
-    impl Store for ThreePages {
+    impl Store for Pages {
         async fn list(&self, _: &str) -> Result<Listing> {
             unreachable!("a listing is fetched page by page")
         }
 
         async fn list_page(&self, _: &str, page: Option<&str>) -> Result<Page> {
-            if self.0.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
+            if self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
                 return Err(busy());
             }
             let number: u32 = page.map_or(0, |page| page.parse().unwrap());
             let object =
                 super::super::ObjectMeta { key: format!("{number}"), size: 0, modified: SystemTime::UNIX_EPOCH };
-            Ok(Page { objects: vec![object], next: (number < 2).then(|| (number + 1).to_string()) })
+            Ok(Page { objects: vec![object], next: (number + 1 < self.number).then(|| (number + 1).to_string()) })
         }
 
         async fn get(&self, _: &str) -> Result<Bytes> {
@@ -384,10 +393,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_listing_goes_on_at_the_page_that_failed() {
-        let line = Line::answered();
-        let store = Retrying::new(Arc::new(ThreePages::default()), line.repeat);
+        let store = Pages::retried(3);
         let listing = store.list("").await.unwrap();
         assert_eq!(listing.objects.iter().map(|object| object.key.as_str()).collect::<Vec<_>>(), ["0", "1", "2"]);
-        assert_eq!(store.inner.0.load(Ordering::Relaxed), 6);
+        assert_eq!(store.inner.asked.load(Ordering::Relaxed), 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listing_whose_pages_never_end_is_an_error() {
+        let error = Pages::retried(u32::MAX).list("").await.unwrap_err();
+        assert_eq!((error.code(), error.is_retryable()), (Code::Network, false), "{error}");
+        assert!(error.to_string().contains("without end"), "{error}");
     }
 }
