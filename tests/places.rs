@@ -357,6 +357,27 @@ fn directories_of_openclaw_that_are_links_are_saved_with_what_they_lead_to() {
     assert_eq!(read(outside.at("agents/main/agent/auth-profiles.json")), "a login");
 }
 
+#[test]
+fn directories_of_openclaw_that_are_links_within_the_state_are_saved_as_links() {
+    let bench = Bench::default();
+    bench.write("agents/main/sessions/a.jsonl", "one");
+    let before = bench.push().snapshot.unwrap();
+    fs::rename(bench.state("agents"), bench.state("moved")).unwrap();
+    symlink(bench.state("moved"), bench.state("agents")).unwrap();
+    symlink("..", bench.state("skills")).unwrap();
+    let after = bench.push().snapshot.unwrap();
+    let pulled = bench.pull("latest");
+    assert!(pulled.join("agents").is_symlink() && pulled.join("skills").is_symlink());
+    assert_eq!(read(pulled.join("moved/main/sessions/a.jsonl")), "one");
+
+    bench.rollback(&before);
+    assert!(!bench.state("agents").is_symlink() && !bench.state("moved").exists());
+    assert_eq!(read(bench.state("agents/main/sessions/a.jsonl")), "one");
+    bench.rollback(&after);
+    assert!(bench.state("agents").is_symlink());
+    assert_eq!(read(bench.state("moved/main/sessions/a.jsonl")), "one");
+}
+
 /// A start without the disk that a workspace lies on, which then is an empty mount point or nothing at all.
 #[test]
 fn a_workspace_whose_disk_is_not_mounted_is_told_of_and_no_rollback_empties_it() {

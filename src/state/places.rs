@@ -118,7 +118,11 @@ impl Places {
             places.config_files.push(name);
         }
         for name in linked_directories(&state) {
-            places.add(&name, &state.join(&name));
+            let leads_to = places.as_walked(&state.join(&name));
+            // What lies in the state directory is saved where it lies.
+            if !leads_to.starts_with(&state) && !state.starts_with(&leads_to) {
+                places.add(&name, &leads_to);
+            }
         }
         for agent in agents(&config.value, &state, &env) {
             match agent {
